@@ -1,0 +1,26 @@
+"""The reversible engine: grid, gamma laws, the BDIA step and the stacks that train with it. Imports torch only."""
+
+from bdia.reversible.gamma import Constant, Discrete, Gamma, TwoPoint, Uniform
+from bdia.reversible.grid import GridOverflowError, ReversibilityError
+from bdia.reversible.side_info import pack_side_info, unpack_side_info
+from bdia.reversible.stacks import BdiaStack, BlockStack, CheckpointStack, RevVitStack, StandardStack
+from bdia.reversible.step import bdia_invert, bdia_step
+
+__all__ = [
+    "BdiaStack",
+    "BlockStack",
+    "CheckpointStack",
+    "Constant",
+    "Discrete",
+    "Gamma",
+    "GridOverflowError",
+    "ReversibilityError",
+    "RevVitStack",
+    "StandardStack",
+    "TwoPoint",
+    "Uniform",
+    "bdia_invert",
+    "bdia_step",
+    "pack_side_info",
+    "unpack_side_info",
+]

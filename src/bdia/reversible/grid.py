@@ -1,0 +1,65 @@
+"""The fixed-point grid of the residual stream: multiples of u = 2^-bits, held exactly in float32.
+
+Every value on the grid is an integer number of units u. float32 holds integers exactly below 2^24, so sums on
+the grid are exact while |x| < 2^(24 - bits): 32768 at the paper's 9 bits.
+Source: Zhang, Lewis, Kleijn, ICML 2025 (PMLR 267), section 4.3 (Q_l).
+"""
+
+import torch
+from torch import Tensor
+
+MAX_BITS = 20
+UNIT_LIMIT = 2.0**24  # first integer beyond which float32 skips integers
+
+
+class ReversibilityError(RuntimeError):
+    """A reconstructed residual stream differs from the one seen in the forward pass."""
+
+
+class GridOverflowError(ArithmeticError):
+    """A residual stream left the range in which float32 is exact on the grid, or is not finite."""
+
+
+def check_bits(bits: int) -> int:
+    """Return `bits` if the grid 2^-bits is usable; raise ValueError otherwise."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= MAX_BITS:
+        raise ValueError(f"bits={bits!r}: the grid 2^-bits needs an integer from 1 to {MAX_BITS}; set stack.bits")
+    return bits
+
+
+def units(bits: int) -> float:
+    """Return 2^bits, the number of grid units in 1.0."""
+    return float(2**bits)
+
+
+def quantize(x: Tensor, bits: int) -> Tensor:
+    """Round to the grid, ties to even: Q_l[x] = u * round(x / u), u = 2^-bits. Any shape; float32 out.
+
+    Zeros come out positive: the inverse step cannot know the sign of a zero, and streams are compared bit by bit.
+    """
+    return torch.round(x.float() * units(bits)).add_(0.0).mul_(1.0 / units(bits))
+
+
+def largest_magnitude(x: Tensor) -> Tensor:
+    """Return max |x| as a 0-dim tensor, NaN where x holds a NaN; no temporary of the size of x."""
+    low, high = torch.aminmax(x)
+    return torch.maximum(-low, high)
+
+
+def check_range(peaks: list[tuple[int, Tensor]], bits: int) -> None:
+    """Raise GridOverflowError for the first block whose largest magnitude is outside the grid's exact range.
+
+    Args:
+        peaks: (block index, largest magnitude in units u as a 0-dim tensor), in block order. One device
+            synchronisation in all.
+        bits: the grid's `bits`.
+    """
+    if not peaks:
+        return
+    for (block, _), peak in zip(peaks, torch.stack([peak for _, peak in peaks]).tolist(), strict=True):
+        if not peak < UNIT_LIMIT:  # also catches NaN
+            value, limit = peak / units(bits), UNIT_LIMIT / units(bits)
+            raise GridOverflowError(
+                f"block {block}: residual stream reaches |x| = {value:g}; with bits={bits} it must stay below "
+                f"{limit:g} = 2^(24 - bits) to be exact. Lower stack.bits, or the learning rate if it diverges"
+            )

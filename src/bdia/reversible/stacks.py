@@ -1,0 +1,222 @@
+"""Stacks: how the same blocks are chained, and what backward keeps of them.
+
+A stack is an `nn.Sequential` of its blocks, so weights move freely between stacks and plain models. Each is called as
+`stack(x, *args, **kwargs)` with x of shape (B, T, D); extra arguments go to every block.
+Shape letters: B batch, T tokens, D width, K blocks.
+"""
+
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from bdia.reversible.branches import branches
+from bdia.reversible.gamma import Gamma, GammaLaw, TwoPoint, as_fraction, constant_gamma
+from bdia.reversible.grid import check_bits
+from bdia.reversible.rules import BdiaRule, CouplingRule, EulerRule, FloatBdiaRule, Rule
+from bdia.reversible.tape import Tape
+
+
+class BlockStack(nn.Sequential):
+    """Base of all stacks. `streams`: the output is (B, T, streams * D)."""
+
+    streams = 1
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__(*blocks)
+        if not len(self):
+            raise ValueError("a stack needs at least one block; set model.net.depth")
+
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        """One block, or a plain `nn.Sequential` of several."""
+        return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+
+
+def _check_keep_last(keep_last: int, depth: int) -> int:
+    if not 0 <= keep_last:
+        raise ValueError(f"keep_last={keep_last}: wanted 0 or more blocks; set stack.keep_last")
+    return min(keep_last, depth)
+
+
+class StandardStack(BlockStack):
+    """x_{k+1} = block_k(x_k); autograd stores every activation."""
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        for block in self:
+            x = block(x, *args, **kwargs)
+        return x
+
+
+class CheckpointStack(BlockStack):
+    """The standard stack with activation checkpointing: stores x_k per block, recomputes the rest.
+
+    Args:
+        blocks: residual blocks.
+        keep_last: trailing blocks that keep their activations; the last one's backward runs first anyway.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module], keep_last: int = 1) -> None:
+        super().__init__(blocks)
+        self.keep_last = _check_keep_last(keep_last, len(self))
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        for k, block in enumerate(self):
+            if k < len(self) - self.keep_last and torch.is_grad_enabled():
+                x = checkpoint(lambda x, block=block: block(x, *args, **kwargs), x, use_reentrant=False)
+            else:
+                x = block(x, *args, **kwargs)
+        return x
+
+
+def _residual_stream(x: Tensor) -> Tensor:
+    """Return x as float32; raise TypeError where that would silently change the precision asked for."""
+    if x.dtype != torch.float32 and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(
+            f"residual stream is {x.dtype}: the grid needs float32. Use trainer.precision=32-true or bf16-mixed"
+        )
+    return x.float()
+
+
+class BdiaStack(BlockStack):
+    """The BDIA update between blocks: exactly reversible in training, the standard transformer in `eval()`.
+
+    Source: Zhang, Lewis, Kleijn, ICML 2025 (PMLR 267), section 4.3.
+
+    Args:
+        blocks: any residual blocks, y = block(x, *args, **kwargs) of x's shape.
+        gamma: law of gamma_k in training.
+        bits: grid 2^-bits; None is the float form, whose inverse is inexact (the paper's Fig. 2).
+        keep_last: trailing blocks that keep their activations.
+        backward: "reversible" frees and rebuilds the streams; "stored" keeps every activation (same bits).
+        eval_gamma: constant gamma at inference (the paper's Fig. 1); 0 is the standard transformer.
+        quantize_eval: round the stream at inference; False is the plain float32 transformer.
+        verify: compare an integer sum of every rebuilt stream with the forward's. With bits=None: keep copies of the
+            streams and measure `reconstruction_error` instead.
+    Raises:
+        ValueError: the law has no inverse and backward is "reversible"; bits outside the grid's range.
+        In forward or backward: GridOverflowError, ReversibilityError.
+    Memory: with one fraction p/q per sample, ceil(log2 q) bits per activation per block and two streams.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[nn.Module],
+        gamma: GammaLaw | None = None,
+        bits: int | None = 9,
+        keep_last: int = 1,
+        backward: Literal["reversible", "stored"] = "reversible",
+        eval_gamma: float | str | Fraction = 0,
+        quantize_eval: bool = True,
+        verify: bool = True,
+    ) -> None:
+        super().__init__(blocks)
+        self.gamma = TwoPoint("1/2") if gamma is None else gamma
+        self.bits = None if bits is None else check_bits(bits)
+        self.keep_last = _check_keep_last(keep_last, len(self))
+        if backward not in ("reversible", "stored"):
+            raise ValueError(f'backward={backward!r}: wanted "reversible" or "stored"; set stack.backward')
+        if backward == "reversible" and not self.gamma.reversible:
+            raise ValueError(f"gamma law {self.gamma} has no inverse: set stack.backward=stored, or another stack.gamma")
+        self.backward, self.verify = backward, verify
+        self.eval_gamma = _read_eval_gamma(eval_gamma)
+        self.quantize_eval = quantize_eval
+        self.reconstruction_error: dict[int, Tensor] = {}
+
+    @torch.compiler.disable(recursive=False)
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """(B, T, D) -> (B, T, D) float32, on the grid."""
+        bits = self.bits if self.training or self.quantize_eval else None
+        tape = Tape(len(self), self._kept(), outputs=1, bits=bits, verify=self.verify)
+        x_prev, x_curr = None, tape.enter(_residual_stream(x))
+        for k, block in enumerate(self):
+            x_next = tape.run(k, _bind(block, args, kwargs), self._rule(k, x_curr, bits), x_prev, x_curr)
+            x_prev, x_curr = x_curr, x_next
+        tape.finish_forward(x_curr)
+        self.reconstruction_error = tape.errors
+        return x_curr
+
+    def _rule(self, k: int, x: Tensor, bits: int | None) -> Rule:
+        """Draw gamma for block k and choose the update that can hold it."""
+        if k == 0 or not (self.training or self.eval_gamma):
+            return EulerRule(bits)
+        if self.training:
+            gamma = self.gamma.sample(x.shape[0], device=x.device)
+        else:
+            gamma = constant_gamma(self.eval_gamma, x.shape[0], x.device)
+        if isinstance(gamma, Gamma) and bits is not None:
+            return BdiaRule(gamma, bits, self.gamma.side_bits)
+        return FloatBdiaRule(gamma.value if isinstance(gamma, Gamma) else gamma, bits)
+
+    def _kept(self) -> int:
+        reversible = self.training and self.backward == "reversible" and torch.is_grad_enabled()
+        return self.keep_last if reversible else len(self)
+
+    def extra_repr(self) -> str:
+        """Show the settings when printed."""
+        return f"gamma={self.gamma}, bits={self.bits}, keep_last={self.keep_last}, backward={self.backward!r}"
+
+
+class RevVitStack(BlockStack):
+    """RevViT (Mangalam et al., CVPR 2022): y1 = x1 + Attn(x2), y2 = x2 + MLP(y1), both streams start as x.
+
+    As one sequence of states z: z_{j+1} = z_{j-1} + branch_j(z_j), attention and MLP in turn.
+
+    Args:
+        blocks: blocks whose two branches `bdia.reversible.branches` can read.
+        grid_bits: None is RevViT as published, whose float inverse is approximate; an integer rounds every branch to
+            the grid 2^-grid_bits, which makes the inverse exact.
+        merge: "concat" hands both streams on, (B, T, 2 D); "mean" their mean, (B, T, D), for models with a fixed head.
+        verify: as in `BdiaStack`; by default on with a grid (sums), off without (copies of every stream).
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[nn.Module],
+        grid_bits: int | None = None,
+        merge: Literal["concat", "mean"] = "concat",
+        verify: bool | None = None,
+    ) -> None:
+        super().__init__(blocks)
+        if merge not in ("concat", "mean"):
+            raise ValueError(f'merge={merge!r}: wanted "concat" or "mean"; set stack.merge')
+        self.bits = None if grid_bits is None else check_bits(grid_bits)
+        self.merge, self.streams = merge, 2 if merge == "concat" else 1
+        self.verify = self.bits is not None if verify is None else verify
+        self.reconstruction_error: dict[int, Tensor] = {}
+        for block in self:
+            branches(block)  # a block without branches is refused here, not in the first step
+
+    @torch.compiler.disable(recursive=False)
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """(B, T, D) -> (B, T, streams * D) float32."""
+        calls = [_bind(branch, args, kwargs) for block in self for branch in branches(block)]
+        kept = 0 if self.training and torch.is_grad_enabled() else len(calls)
+        tape = Tape(len(calls), kept, outputs=0, bits=self.bits, verify=self.verify, updates_per_block=2)
+        x_prev = x_curr = tape.enter(_residual_stream(x))
+        for j, call in enumerate(calls):
+            x_next = tape.run(j, call, CouplingRule(self.bits), x_prev, x_curr)
+            x_prev, x_curr = x_curr, x_next
+        tape.finish_forward(x_curr)
+        self.reconstruction_error = tape.errors
+        return torch.cat([x_prev, x_curr], dim=-1) if self.merge == "concat" else (x_prev + x_curr) / 2
+
+    def extra_repr(self) -> str:
+        """Show the settings when printed."""
+        return f"grid_bits={self.bits}, merge={self.merge!r}"
+
+
+def _bind(block: Callable[..., Tensor], args: tuple, kwargs: dict) -> Callable[[Tensor], Tensor]:
+    return lambda x: block(x, *args, **kwargs)
+
+
+def _read_eval_gamma(value: float | str | Fraction) -> Fraction | float:
+    """Read as an exact fraction where there is one; inference needs no inverse, so any other float will do."""
+    try:
+        return as_fraction(value)
+    except ValueError:
+        return float(value)

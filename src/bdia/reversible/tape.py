@@ -1,0 +1,325 @@
+"""The reversible engine: an ordinary autograd graph whose residual streams are freed and rebuilt.
+
+Forward, block k: run it under `torch.utils.checkpoint`, take the update, free the storage of x_{k-1}.
+Backward, block k: checkpoint recomputes the block from x_k; with the y_k it finds, the tape inverts the update,
+writes x_{k-1} back into its storage and frees x_{k+1}. The graph stays the normal graph, so parameter gradients,
+DDP, FSDP2, hooks, frozen parameters and extra block inputs behave as without the engine. A hook that keeps a block's
+*input* keeps a freed tensor, though: clone it inside the hook.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, Variable
+from torch.utils.checkpoint import checkpoint
+
+from bdia.reversible.grid import ReversibilityError, check_range, largest_magnitude, quantize, units
+from bdia.reversible.rules import Rule
+from bdia.reversible.side_info import pack_side_info, unpack_side_info
+
+SLICE_ELEMENTS = {"cpu": 2**18}  # temporaries of a step stay in cache; on an accelerator launches cost more
+DEFAULT_SLICE_ELEMENTS = 2**21
+
+
+def _slices(x: Tensor) -> list[slice]:
+    """Cut the batch so that a slice holds about SLICE_ELEMENTS values; all slices whole samples."""
+    per_sample = max(1, x.numel() // max(1, x.shape[0]))
+    rows = max(1, SLICE_ELEMENTS.get(x.device.type, DEFAULT_SLICE_ELEMENTS) // per_sample)
+    return [slice(start, start + rows) for start in range(0, x.shape[0], rows)]
+
+
+def _bit_sum(x: Tensor) -> Tensor:
+    """Sum the bit patterns of a float32 tensor as integers: changes with any changed bit, whatever the order."""
+    return x.view(torch.int32).sum(dtype=torch.int64)
+
+
+def _free(x: Tensor) -> None:
+    x.untyped_storage().resize_(0)
+
+
+def _allocate(x: Tensor) -> None:
+    x.untyped_storage().resize_(x.numel() * x.element_size())
+
+
+def _checked(y: object, x_curr: Tensor, k: int) -> Tensor:
+    if not isinstance(y, Tensor) or y.shape != x_curr.shape:
+        seen = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(
+            f"block {k} returned {seen}, wanted the residual stream, a tensor of shape {tuple(x_curr.shape)}: "
+            "wrap the block so that it returns only that"
+        )
+    return y
+
+
+def _explain(k: int) -> str:
+    return (
+        f"block {k}: what backward recomputed differs from the forward pass, so the residual stream rebuilt below it "
+        "is wrong and so are the gradients. Usual causes: a non-deterministic kernel (torch.use_deterministic_algorithms), "
+        "a block that changes its own state or its input, randomness that is not torch's, a changed parameter between "
+        "forward and backward. stack.backward=stored trains such a block"
+    )
+
+
+_CONSUMED = (
+    "second backward through one forward of a reversible stack: its states were released by the first one. "
+    "Run the forward again, sum the losses, or set stack.backward=stored"
+)
+
+
+class _Flag(contextlib.AbstractContextManager):
+    """True inside the `with`: tells checkpoint's recomputation from the first forward."""
+
+    active = False
+
+    def __enter__(self) -> None:
+        self.active = True
+
+    def __exit__(self, *_: object) -> None:
+        self.active = False
+
+
+class _Enter(Function):
+    """Q_l[x] (a copy with bits=None), straight-through."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, bits: int | None) -> Tensor:
+        return x.clone() if bits is None else quantize(x, bits)
+
+    @staticmethod
+    def backward(ctx, grad_x: Tensor) -> tuple[Tensor, None]:
+        return grad_x, None
+
+
+class _Link:
+    """Hands the gradient of x_next from an update to the skip connection at its block's input."""
+
+    grad_x_next: Tensor | None = None
+
+
+class _Skip(Function):
+    """Identity on x_curr before its block; in backward adds what the update itself sends to x_prev and x_curr.
+
+    Doing this after the block's backward rather than before it keeps two gradients alive instead of four while the
+    block's activations are.
+    """
+
+    @staticmethod
+    def forward(ctx, x_prev: Tensor | None, x_curr: Tensor, rule: Rule, link: _Link) -> Tensor:
+        ctx.rule, ctx.link = rule, link
+        return x_curr.view_as(x_curr)
+
+    @staticmethod
+    def backward(ctx, grad_x_curr: Tensor) -> tuple:
+        grad_x_next, ctx.link.grad_x_next = ctx.link.grad_x_next, None
+        grad_x_prev, grad_x_curr = ctx.rule.grad_skip(grad_x_next, grad_x_curr)
+        return grad_x_prev if ctx.needs_input_grad[0] else None, grad_x_curr, None, None
+
+
+class _Update(Function):
+    """One update rule as an autograd node, inside the checkpointed region of its block.
+
+    It saves an empty tensor, so its backward reaches for it, and checkpoint recomputes the whole region first: the
+    block, whatever it saves itself, and this node, which then inverts the update instead of taking it. `x_curr` is
+    an input only to order the graph: `_Skip` sends its gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rule: Rule, link: _Link, tape: "Tape", k: int, again: bool
+    ) -> Tensor:
+        ctx.rule, ctx.link, ctx.tape, ctx.k = rule, link, tape, k
+        ctx.save_for_backward(y.new_empty(0))
+        if again:
+            tape.reconstruct(k, rule, y)
+            return y.new_empty(0)
+        return tape.advance(k, rule, x_prev, x_curr, y)
+
+    @staticmethod
+    def backward(ctx, grad_x_next: Tensor) -> tuple:
+        ctx.tape.enter_backward(ctx.k)
+        _ = ctx.saved_tensors
+        ctx.link.grad_x_next = grad_x_next
+        return None, None, ctx.rule.grad_y(grad_x_next), None, None, None, None, None
+
+
+class _Guard(Function):
+    """Identity that saves its output: autograd then refuses a backward after the caller changed it in place."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        output = x.view_as(x)
+        ctx.save_for_backward(output)
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_x: Tensor) -> Tensor:
+        _ = ctx.saved_tensors
+        return grad_x
+
+
+class Tape:
+    """States, side information and integrity sums of one forward pass.
+
+    Update k takes states k (x_prev) and k + 1 (x_curr) to state k + 2 (x_next). The first `depth - kept` updates are
+    recomputed in backward; `kept=depth` is an ordinary forward that stores everything.
+
+    Args:
+        depth: number of updates.
+        kept: trailing updates that keep their activations.
+        outputs: how many of the last states the caller sees; those are never freed.
+        bits: the grid, None for float32.
+        updates_per_block: 2 where a block's branches are chained one by one; errors then name the block.
+        verify: compare integrity sums (inexact rules: keep copies and measure the reconstruction error).
+    """
+
+    def __init__(
+        self, depth: int, kept: int, outputs: int, bits: int | None, verify: bool, updates_per_block: int = 1
+    ) -> None:
+        self.depth, self.kept, self.outputs, self.bits, self.verify = depth, kept, outputs, bits, verify
+        self.updates_per_block = updates_per_block
+        self.states: dict[int, Tensor] = {}
+        self.sides: dict[int, list[Tensor]] = {}
+        self.sums: dict[int, Tensor] = {}
+        self.copies: dict[int, Tensor] = {}
+        self.peaks: list[tuple[int, Tensor]] = []
+        self.mismatches: list[tuple[int, Tensor]] = []
+        self.errors: dict[int, Tensor] = {}
+        self.first_taped: int | None = None
+        self.first_sum: Tensor | None = None
+        self.last_entered: int | None = None
+        self.consumed = False
+
+    # --- forward ---
+
+    def recomputes(self, k: int) -> bool:
+        """Whether update k is recomputed in backward."""
+        return k < self.depth - self.kept
+
+    def hands_out(self, state: int) -> bool:
+        """Whether the caller sees this state."""
+        return state > self.depth + 1 - self.outputs
+
+    def rebuilds(self, k: int) -> bool:
+        """Whether state k is freed after update k and rebuilt in backward: a taped block k - 1 starts from it."""
+        return self.recomputes(k) and self.first_taped is not None and self.first_taped < k
+
+    def run(self, k: int, call: Callable[[Tensor], Tensor], rule: Rule, x_prev: Tensor | None, x_curr: Tensor) -> Tensor:
+        """Run block k and its update, under the tape where it is recomputed. Returns x_next."""
+        flag = _Flag()
+
+        def region(x: Tensor) -> Tensor:
+            if not x.untyped_storage().nbytes() and x.numel():
+                raise RuntimeError(_CONSUMED)
+            link = _Link()
+            x = _Skip.apply(x_prev, x, rule, link)
+            y = _checked(call(x), x, k // self.updates_per_block)
+            if self.first_taped is None and (y.requires_grad or x.requires_grad):
+                self.first_taped = k
+            return _Update.apply(None if x_prev is None else x_prev.detach(), x, y, rule, link, self, k, flag.active)
+
+        if not self.recomputes(k):
+            return region(x_curr)
+        contexts = contextlib.nullcontext(), flag
+        x_next = checkpoint(region, x_curr, use_reentrant=False, early_stop=False, context_fn=lambda: contexts)
+        if self.rebuilds(k):
+            _free(self.states[k])
+        return _Guard.apply(x_next) if self.hands_out(k + 2) else x_next
+
+    def advance(self, k: int, rule: Rule, x_prev: Tensor | None, x_curr: Tensor, y: Tensor) -> Tensor:
+        """Take update k slice by slice; note what its inverse will need."""
+        x_next = torch.empty_like(x_curr, memory_format=torch.contiguous_format)
+        sides, peaks = [], []
+        for rows in _slices(x_curr):
+            x_next[rows], side, peak = rule.advance(None if x_prev is None else x_prev[rows], x_curr[rows], y[rows], rows)
+            if side is not None and rule.side_bits and self.rebuilds(k):
+                sides.append(pack_side_info(side, rule.side_bits))
+            peaks += [] if peak is None else [peak]
+        if peaks:
+            self.peaks.append((k // self.updates_per_block, torch.stack(peaks).amax()))
+        if self.recomputes(k) and self.first_taped is not None:
+            self.states |= {k + 1: x_curr.data, k + 2: x_next.data}
+            if k == self.first_taped and self.verify and self.bits is not None:
+                self.first_sum = _bit_sum(y.float())
+        if self.rebuilds(k):
+            self._note_freed(k, rule, x_prev, sides)
+        return x_next
+
+    def _note_freed(self, k: int, rule: Rule, x_prev: Tensor, sides: list[Tensor]) -> None:
+        # `.data` shares the storage but not the version counter: rewriting the storage is no in-place change.
+        self.states[k] = x_prev.data
+        self.sides[k] = sides
+        if self.verify and rule.exact:
+            self.sums[k] = _bit_sum(x_prev)
+        elif self.verify:
+            self.copies[k] = x_prev.clone()
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Return x_0: Q_l[x], or a copy. The caller's tensor is never the one that is freed."""
+        x = _Enter.apply(x, self.bits)
+        if self.bits is not None and x.numel():
+            self.peaks.append((0, largest_magnitude(x) * units(self.bits)))
+        return x
+
+    def finish_forward(self, output: Tensor) -> None:
+        """Check the grid's range; on an accelerator leave it to the end of backward, which synchronises anyway."""
+        if output.device.type == "cpu" or not (output.requires_grad and self.recomputes(0)):
+            self._check_range()
+
+    def _check_range(self) -> None:
+        if self.bits is not None:
+            check_range(self.peaks, self.bits)
+        self.peaks.clear()
+
+    # --- backward ---
+
+    def enter_backward(self, k: int) -> None:
+        """Refuse what freed states cannot serve: create_graph, and a second backward."""
+        if not self.recomputes(0):
+            return
+        if torch.is_grad_enabled():
+            raise RuntimeError("create_graph=True needs stored activations: set stack.backward=stored (or use StandardStack)")
+        if self.last_entered is None or k >= self.last_entered:
+            if self.consumed:
+                raise RuntimeError(_CONSUMED)
+            Variable._execution_engine.queue_callback(self._finish_backward)
+        self.last_entered = k
+
+    def reconstruct(self, k: int, rule: Rule, y: Tensor) -> None:
+        """Rebuild state k from states k + 1, k + 2 and the recomputed y; release state k + 2."""
+        x_next, x_curr = self.states[k + 2], self.states[k + 1]
+        if self.rebuilds(k):
+            x_prev = self.states[k]
+            _allocate(x_prev)
+            for index, rows in enumerate(_slices(x_curr)):
+                side = unpack_side_info(self.sides[k][index], rule.side_bits, x_curr[rows].shape) if self.sides[k] else None
+                x_prev[rows] = rule.invert(x_next[rows], x_curr[rows], y[rows], side, rows)
+            self._compare(k, x_prev)
+            del self.sides[k]
+        elif self.first_sum is not None:  # no inversion here to show a block that did not repeat itself
+            self.mismatches.append((k, _bit_sum(y.float()) != self.first_sum))
+        self.consumed = True
+        if not self.hands_out(k + 2):
+            _free(x_next)
+
+    def _compare(self, k: int, x_prev: Tensor) -> None:
+        if k in self.sums:
+            self.mismatches.append((k, _bit_sum(x_prev) != self.sums.pop(k)))
+        if k in self.copies:
+            self.errors[k] = (x_prev - self.copies.pop(k)).abs().amax()
+
+    def _finish_backward(self) -> None:
+        """Run by autograd when the backward pass ends: one synchronisation for all checks, then let go of the states."""
+        self._check_range()
+        mismatches, self.mismatches = self.mismatches, []
+        if mismatches:
+            wrong = torch.stack([wrong for _, wrong in mismatches]).tolist()
+            for (k, _), is_wrong in zip(mismatches, wrong, strict=True):
+                if is_wrong:
+                    raise ReversibilityError(_explain(k // self.updates_per_block))
+        if self.consumed:
+            for state, x in self.states.items():
+                if not self.hands_out(state):
+                    _free(x)
+            self.states.clear()
