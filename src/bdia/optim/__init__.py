@@ -1,0 +1,6 @@
+"""Optimizers and learning-rate schedules."""
+
+from bdia.optim.schedule import constant, cosine
+from bdia.optim.set_adam import SetAdam
+
+__all__ = ["SetAdam", "constant", "cosine"]
