@@ -1,0 +1,118 @@
+"""What others published, as data: accuracies and peak memory by data set and stack, and the setting behind them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from bdia.results.variants import class_name, stack_class
+
+TABLE_1 = "paper, Table 1"
+TABLE_2 = "paper, Table 2"
+STUDENT = "student implementation"  # independent, RTX 4060 laptop, float32, 400 epochs, one seed, best epoch
+
+# What a stack is, as far as the published rows tell stacks apart: for BDIA (class, gamma law, gamma, bits).
+HALF_ON_GRID = ("BdiaStack", "TwoPoint", Fraction(1, 2), 9)
+HALF_IN_FLOAT = ("BdiaStack", "TwoPoint", Fraction(1, 2), None)
+ZERO_IN_FLOAT = ("BdiaStack", "Constant", Fraction(0), None)
+STANDARD, REVVIT = ("StandardStack",), ("RevVitStack",)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure: accuracy in %, peak memory as text with its unit (the sources mix MB and MiB)."""
+
+    data: str
+    form: tuple[Any, ...]
+    accuracy: float
+    memory: str | None
+    source: str
+
+
+PUBLISHED = (
+    Published("cifar10", STANDARD, 88.15, "1570.6 MB", TABLE_1),
+    Published("cifar10", REVVIT, 86.22, "572.7 MB", TABLE_1),
+    Published("cifar10", HALF_ON_GRID, 89.10, "693.4 MB", TABLE_1),
+    Published("cifar100", STANDARD, 61.86, "1570.6 MB", TABLE_1),
+    Published("cifar100", REVVIT, 61.89, "572.7 MB", TABLE_1),
+    Published("cifar100", HALF_ON_GRID, 66.09, "693.4 MB", TABLE_1),
+    Published("cifar10", ZERO_IN_FLOAT, 88.15, None, TABLE_2),
+    Published("cifar10", HALF_IN_FLOAT, 89.12, None, TABLE_2),
+    Published("cifar10", STANDARD, 88.52, "1508 MiB", STUDENT),
+    Published("cifar10", REVVIT, 86.87, "730 MiB", STUDENT),
+    Published("cifar10", HALF_ON_GRID, 88.97, "909 MiB", STUDENT),
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One entry of the paper's setting: the config key, its words, and whether a value agrees with it."""
+
+    key: str
+    text: str
+    agrees: Callable[[Any], bool]
+
+
+def _equals(key: str, value: Any) -> Wanted:
+    return Wanted(key, str(value), lambda seen: seen == value)
+
+
+PAPER_SETTING = (
+    _equals("model.net.width", 512),
+    _equals("model.net.patch_size", 4),
+    _equals("model.net.depth", 6),
+    _equals("model.net.heads", 8),
+    Wanted("data.train_per_class", "all 50,000 images", lambda seen: seen is None),
+    _equals("data.val_fraction", 0),
+    _equals("data.batch_size", 128),
+    Wanted("trainer.max_epochs", "300 to 400", lambda seen: isinstance(seen, int) and seen >= 300),
+    Wanted("optimizer._target_", "SET-Adam", lambda seen: str(seen).endswith("SetAdam")),
+    _equals("optimizer.lr", 1e-4),
+)
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """Return the name of the data set: `data.name`, else from the data module's class ("digits")."""
+    data = config.get("data") or {}
+    return str(data.get("name") or class_name(data).removesuffix("DataModule").lower() or "unknown data")
+
+
+def published(config: Mapping[str, Any]) -> list[Published]:
+    """Return the published figures for a config's data and stack, the paper's own first; [] where there are none."""
+    return [row for row in PUBLISHED if (row.data, row.form) == (data_name(config), _form(config))]
+
+
+def paper_row(config: Mapping[str, Any]) -> Published | None:
+    """Return the paper's own figure for a config, or None."""
+    own = [row for row in published(config) if row.source != STUDENT]
+    return own[0] if own else None
+
+
+def setting_differences(config: Mapping[str, Any]) -> list[str]:
+    """Return what differs from the paper's setting, e.g. "width 128 (paper: 512)"; [] at the paper's scale."""
+    found = [(wanted, _entry(config, wanted.key)) for wanted in PAPER_SETTING]
+    return [
+        f"{_short(wanted.key)} {'not recorded' if seen is None else seen} (paper: {wanted.text})"
+        for wanted, seen in found
+        if not wanted.agrees(seen)
+    ]
+
+
+def _form(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    if stack_class(config) != "BdiaStack":
+        return (stack_class(config),)
+    gamma = config["stack"].get("gamma") or {}
+    value = gamma.get("value")
+    exact = None if value is None else Fraction(str(value))
+    return ("BdiaStack", class_name(gamma), exact, config["stack"].get("bits"))
+
+
+def _entry(config: Mapping[str, Any], key: str) -> Any:
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return str(node).rpartition(".")[2] if key.endswith("._target_") and node else node
+
+
+def _short(key: str) -> str:
+    return key.removesuffix("._target_").rpartition(".")[2]

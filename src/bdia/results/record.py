@@ -1,0 +1,189 @@
+"""One training run as one JSON document: what was run, where, and what was measured."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+SCHEMA = 1
+STATUSES = ("ok", "failed", "oom", "interrupted")
+SPLITS = ("train", "val", "test", None)
+
+# A new measurement adds its line here; its unit can then be neither forgotten nor confused.
+UNITS = {
+    "accuracy": "%",
+    "loss": "nat",
+    "lr": "1",
+    "parameters": "count",
+    "reconstruction_error": "1",
+    "peak_allocated": "MiB",
+    "peak_reserved": "MiB",
+    "model_state": "MiB",
+    "activation_peak": "MiB",
+    "side_information": "MiB",
+    "peak_parameters": "MiB",
+    "peak_gradients": "MiB",
+    "peak_optimizer": "MiB",
+    "peak_activations": "MiB",
+    "peak_other": "MiB",
+    "step_time": "ms",
+    "epoch_time": "s",
+    "throughput": "images/s",
+}
+
+
+class RecordError(ValueError):
+    """A record that does not follow the schema; the message names the file and the key."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured value.
+
+    Args:
+        name: a key of `UNITS`.
+        value: in `unit`; NaN and infinities are written as null and read back as NaN.
+        unit: `UNITS[name]`, written out so that a record reads without this module.
+        split: "train", "val", "test", or None where no data split is meant (memory, time).
+        step: optimizer steps done when it was measured. Rows that share name and split form a curve.
+    Raises:
+        RecordError: unknown name or split, or another unit than `UNITS` states.
+    """
+
+    name: str
+    value: float
+    unit: str
+    split: str | None = None
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a name, a unit or a split that readers would not understand."""
+        if self.name not in UNITS:
+            raise RecordError(f"name: saw {self.name!r}, want one of {', '.join(UNITS)} (add new ones to UNITS)")
+        if self.unit != UNITS[self.name]:
+            raise RecordError(f"unit: saw {self.unit!r} for {self.name}, want {UNITS[self.name]!r}")
+        if self.split not in SPLITS:
+            raise RecordError(f"split: saw {self.split!r}, want one of {SPLITS}")
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            raise RecordError(f"value: saw {self.value!r} for {self.name}, want a number")
+        if self.step is not None and not isinstance(self.step, int):
+            raise RecordError(f"step: saw {self.step!r}, want a count of optimizer steps")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything one run leaves behind; `results/<experiment>/<run_id>.json` is its file.
+
+    Args:
+        git: {"sha": str, "dirty": bool}, see `git_state`.
+        config: the fully resolved config as plain dicts, lists and scalars.
+        device: {"name", "count", "torch", "cuda", ...}.
+        wall_s: seconds from start to end, whatever the status.
+        error: the reason where status is not "ok", else None.
+    Raises:
+        RecordError: unknown schema or status, or a curve whose steps do not ascend.
+    """
+
+    run_id: str
+    experiment: str
+    status: str
+    seed: int
+    git: dict[str, Any]
+    config: dict[str, Any]
+    config_sha256: str
+    device: dict[str, Any]
+    precision: str
+    started_utc: str
+    wall_s: float
+    metrics: list[Metric]
+    error: str | None = None
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot say."""
+        self.check()
+
+    def check(self) -> None:
+        """Raise RecordError naming the first key that breaks the schema."""
+        if self.schema != SCHEMA:
+            raise RecordError(f"schema: saw {self.schema!r}, want {SCHEMA}")
+        if self.status not in STATUSES:
+            raise RecordError(f"status: saw {self.status!r}, want one of {STATUSES}")
+        for key, wanted in (("git", ("sha", "dirty")), ("device", ("name",))):
+            holder = getattr(self, key)
+            if not isinstance(holder, dict) or any(name not in holder for name in wanted):
+                raise RecordError(f"{key}: saw {holder!r}, want a mapping with {', '.join(wanted)}")
+        if not isinstance(self.config, dict):
+            raise RecordError(f"config: saw {type(self.config).__name__}, want a mapping")
+        last: dict[tuple[str, str | None], int] = {}
+        for index, row in enumerate(self.metrics):
+            curve = (row.name, row.split)
+            if row.step is not None and row.step <= last.get(curve, -1):
+                raise RecordError(f"metrics[{index}].step: saw {row.step} after {last[curve]}, want ascending steps")
+            if row.step is not None:
+                last[curve] = row.step
+
+    def curve(self, name: str, split: str | None = None) -> list[Metric]:
+        """Return the rows of one metric and split, in the order they were measured."""
+        return [row for row in self.metrics if (row.name, row.split) == (name, split)]
+
+    def final(self, name: str, split: str | None = None) -> float | None:
+        """Return the last value of one metric and split, or None where it was not measured."""
+        rows = self.curve(name, split)
+        return rows[-1].value if rows else None
+
+    def to_json(self) -> str:
+        """Return the record as JSON text: an indented header, then one metric per line."""
+        self.check()
+        header = {"schema": self.schema} | {f.name: getattr(self, f.name) for f in fields(self) if f.name != "metrics"}
+        rows = ",\n  ".join(json.dumps(_metric_fields(row), allow_nan=False) for row in self.metrics)
+        text = json.dumps(header, indent=1, allow_nan=False, ensure_ascii=False)
+        return text.removesuffix("\n}") + ',\n "metrics": [\n  ' + rows + "\n ]\n}\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "record") -> "RunRecord":
+        """Read a record back; `source` (its path) opens every error message."""
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RecordError(f"{source}: not JSON ({error})") from error
+        try:
+            return _from_mapping(cls, raw)
+        except RecordError as error:
+            raise RecordError(f"{source}: {error}") from None
+
+
+def _metric_fields(row: Metric) -> dict[str, Any]:
+    """Return the fields to write: JSON has no NaN, and an unset split or step is left out."""
+    kept = {key: value for key, value in asdict(row).items() if value is not None}
+    return kept | {"value": row.value if math.isfinite(row.value) else None}
+
+
+def _from_mapping(cls: type[RunRecord], raw: Any) -> RunRecord:
+    if not isinstance(raw, dict):
+        raise RecordError(f"saw {type(raw).__name__}, want a mapping")
+    if raw.get("schema") != SCHEMA:  # first: another schema may have other keys
+        raise RecordError(f"schema: saw {raw.get('schema')!r}, want {SCHEMA}")
+    _compare_keys({field.name for field in fields(RunRecord)}, set(raw), "")
+    if not isinstance(raw["metrics"], list):
+        raise RecordError(f"metrics: saw {type(raw['metrics']).__name__}, want a list")
+    metrics = [_read_metric(row, f"metrics[{index}]") for index, row in enumerate(raw["metrics"])]
+    return cls(**{**raw, "metrics": metrics})
+
+
+def _read_metric(row: Any, where: str) -> Metric:
+    if not isinstance(row, dict):
+        raise RecordError(f"{where}: saw {row!r}, want a mapping")
+    _compare_keys({"name", "value", "unit"}, set(row) - {"split", "step"}, f"{where}.")
+    value = math.nan if row["value"] is None else row["value"]
+    try:
+        return Metric(row["name"], value, row["unit"], row.get("split"), row.get("step"))
+    except RecordError as error:
+        raise RecordError(f"{where}.{error}") from None
+
+
+def _compare_keys(wanted: set[str], seen: set[str], prefix: str) -> None:
+    for key in sorted(wanted - seen):
+        raise RecordError(f"{prefix}{key}: missing")
+    for key in sorted(seen - wanted):
+        raise RecordError(f"{prefix}{key}: unknown key, want {', '.join(sorted(wanted))}")

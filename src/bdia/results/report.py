@@ -1,0 +1,125 @@
+"""Turn the run records into results/tables/*.md and one self-contained results/report.html.
+
+Run: python -m bdia.results.report --results results
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from bdia.results.aggregate import Experiment, gather
+from bdia.results.figures import figures
+from bdia.results.paper import data_name
+from bdia.results.record import RecordError, RunRecord
+from bdia.results.store import read_records
+from bdia.results.tables import (
+    Table,
+    details_table,
+    markdown,
+    markdown_text,
+    notes,
+    provenance,
+    summary_table,
+    table_text,
+)
+from bdia.results.verdict import verdicts
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that one experiment shows, in the page and in its Markdown file."""
+
+    name: str
+    data: str
+    summary: Table
+    details: Table
+    verdicts: list[str]
+    notes: list[str]
+    figures: dict[str, str]
+    provenance: list[str]
+    runs: list[RunRecord]
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Section":
+        """Compute the section of one experiment."""
+        names = sorted({data_name(record.config) for record in experiment.records})
+        return cls(
+            name=experiment.name,
+            data=f"Data: {', '.join(names)}",
+            summary=summary_table(experiment),
+            details=details_table(experiment),
+            verdicts=verdicts(experiment),
+            notes=notes(experiment),
+            figures=figures(experiment),
+            provenance=provenance(experiment),
+            runs=experiment.records,
+        )
+
+    def to_markdown(self) -> str:
+        """Return the section without its figures."""
+        bullets = "\n".join(f"- {markdown_text(text)}" for text in [*self.verdicts, *self.notes, *self.provenance])
+        opening = (
+            f"# {markdown_text(self.name)}\n\n{markdown_text(self.data)}. Generated from the run records: do not edit."
+        )
+        return "\n\n".join([opening, markdown(self.summary), bullets, markdown(self.details)]) + "\n"
+
+
+def build_report(records_root: Path | str, out_dir: Path | str, experiment: str | None = None) -> Path:
+    """Write `out_dir`/tables/<experiment>.md and `out_dir`/report.html; the same records give the same bytes.
+
+    Args:
+        experiment: report this experiment alone; None means all.
+    Returns:
+        the path of report.html.
+    Raises:
+        FileNotFoundError: no such folder, or no record in it (of that experiment).
+        RecordError: a file that is no record.
+    """
+    records, out_dir = _select(records_root, experiment), Path(out_dir)
+    sections = [Section.of(gathered) for gathered in gather(records)]
+    tables = out_dir / "tables"
+    tables.mkdir(parents=True, exist_ok=True)
+    for section in sections:
+        (tables / f"{section.name}.md").write_text(section.to_markdown(), encoding="utf-8")
+    environment = Environment(
+        loader=PackageLoader("bdia.results", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    page = out_dir / "report.html"
+    page.write_text(environment.get_template("report.html.jinja").render(sections=sections), encoding="utf-8")
+    return page
+
+
+def _select(records_root: Path | str, experiment: str | None) -> list[RunRecord]:
+    records = [record for record in read_records(records_root) if experiment in (None, record.experiment)]
+    if not records:
+        wanted = "<experiment>" if experiment is None else experiment
+        raise FileNotFoundError(f"no records match {Path(records_root) / wanted}/*.json; train first, e.g. make demo")
+    return records
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables, write the report and print its path; 1 where the records cannot be read."""
+    parser = argparse.ArgumentParser(description="Turn run records into tables and one HTML report.")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder with <experiment>/<run_id>.json")
+    parser.add_argument("--out", type=Path, help="folder for tables/ and report.html (default: the results folder)")
+    parser.add_argument("--experiment", help="report this experiment alone")
+    options = parser.parse_args(arguments)
+    try:
+        page = build_report(options.results, options.out or options.results, options.experiment)
+        print(table_text(_select(options.results, options.experiment)))
+    except (FileNotFoundError, RecordError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"\nReport: {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

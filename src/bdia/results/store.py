@@ -1,0 +1,64 @@
+"""Write and read `results/<experiment>/<run_id>.json`: whole or not at all, never twice."""
+
+import os
+from pathlib import Path
+
+from bdia.results.record import RecordError, RunRecord
+
+NOT_EXPERIMENTS = ("tables", "figures", "bench")  # folders beside the experiments that hold other things
+
+
+def record_path(record: RunRecord, root: Path | str) -> Path:
+    """Return where the record belongs under `root`.
+
+    Raises:
+        RecordError: the experiment's name or the run id cannot name a file, or is one of `NOT_EXPERIMENTS`.
+    """
+    for key, name in (("experiment", record.experiment), ("run_id", record.run_id)):
+        if not name or name.startswith(".") or Path(name).name != name or name in NOT_EXPERIMENTS:
+            raise RecordError(f"{key}: saw {name!r}, want a plain file name other than {', '.join(NOT_EXPERIMENTS)}")
+    return Path(root) / record.experiment / f"{record.run_id}.json"
+
+
+def write_record(record: RunRecord, root: Path | str) -> Path:
+    """Write the record under `root` and return its path; a crash leaves no partial record.
+
+    Raises:
+        FileExistsError: a record of this run id is already there; records are never overwritten.
+    """
+    path = record_path(record, root)
+    if path.exists():
+        raise FileExistsError(f"{path} exists and a record is never overwritten; give the run its own run_id")
+    text = record.to_json()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: os.replace is atomic there
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_records(root: Path | str) -> list[RunRecord]:
+    """Return every record under `root`, ordered by experiment, then run id (start time).
+
+    Raises:
+        FileNotFoundError: `root` is no folder.
+        RecordError: a file that is no record, or a record that lies where it does not belong.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"results folder {root} does not exist; pass the folder that holds <experiment>/*.json")
+    paths = sorted(path for path in root.glob("*/*.json") if path.parent.name not in NOT_EXPERIMENTS)
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> RunRecord:
+    record = RunRecord.from_json(path.read_text(encoding="utf-8"), source=str(path))
+    if (record.experiment, record.run_id) != (path.parent.name, path.stem):
+        raise RecordError(f"{path}: run_id: holds {record.experiment}/{record.run_id}, want the file's own name")
+    return record

@@ -1,0 +1,122 @@
+"""Tell the variants of one experiment apart by the config entries in which their records differ."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bdia.results.record import RunRecord
+
+STACK_NAMES = {
+    "StandardStack": "standard (ViT)",
+    "CheckpointStack": "checkpointing",
+    "RevVitStack": "RevViT",
+    "BdiaStack": "BDIA",
+}
+# Entries that never make a variant: the seed, where things lie on disk, and what only logs or measures.
+IGNORED_GROUPS = {"seed", "experiment", "hydra", "paths", "logger", "callbacks", "results", "output_dir", "results_dir"}
+IGNORED_NAMES = {
+    "seed",
+    "root",
+    "path",
+    "dir",
+    "data_dir",
+    "default_root_dir",
+    "num_workers",
+    "download",
+    "accelerator",
+    "devices",
+}
+IGNORED_NAMES |= {"enable_progress_bar", "enable_model_summary", "log_every_n_steps", "logger", "callbacks"}
+UNSET = "unset"
+
+Settings = tuple[tuple[str, Any], ...]
+
+
+def class_name(node: Any) -> str:
+    """Return the class a config node names in `_target_`, without its module ("" where it names none)."""
+    return str(node.get("_target_", "")).rpartition(".")[2] if isinstance(node, Mapping) else ""
+
+
+def stack_class(config: Mapping[str, Any]) -> str:
+    """Return the class name of the stack, e.g. "BdiaStack"."""
+    return class_name(config.get("stack"))
+
+
+def stack_name(config: Mapping[str, Any]) -> str:
+    """Return the name a reader knows the stack by, e.g. "BDIA"; a class without one keeps its own name."""
+    name = stack_class(config)
+    return STACK_NAMES.get(name, name or "no stack")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {"a.b.c": scalar} of the entries that can make a variant; lists become their JSON text."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        copy_of_stack = name == "stack" and prefix != ""  # model.net.stack repeats the group `stack`
+        if key in IGNORED_GROUPS or name in IGNORED_NAMES or copy_of_stack:
+            continue
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{key}.")
+        else:
+            flat[key] = json.dumps(value) if isinstance(value, list | tuple) else value
+    return flat
+
+
+def differing_settings(records: Sequence[RunRecord]) -> list[Settings]:
+    """Return, for each record, the (key, value) pairs in which it differs from the experiment's other records.
+
+    A key is compared only among records whose enclosing nodes name the same classes: `stack.bits` differs where two
+    BDIA runs have different bits, not because a baseline has none. The stack's class always counts; the device's name
+    counts where the records come from several devices, so that times of two devices are never averaged.
+    """
+    flats = [flatten(record.config) | {"device": record.device["name"]} for record in records]
+    values: dict[tuple[str, Settings], set[Any]] = defaultdict(set)
+    keys = sorted({key for flat in flats for key in flat})
+    for flat in flats:
+        for key in keys:
+            values[key, _enclosing_classes(flat, key)].add(flat.get(key, UNSET))
+    return [
+        tuple(
+            (key, flat.get(key, UNSET))
+            for key in keys
+            if key == "stack._target_" or len(values[key, _enclosing_classes(flat, key)]) > 1
+        )
+        for flat in flats
+    ]
+
+
+def _enclosing_classes(flat: Mapping[str, Any], key: str) -> Settings:
+    parts = key.split(".")
+    if parts[-1] == "_target_":  # the class of a node is judged by what encloses the node
+        parts = parts[:-1]
+    prefixes = [".".join(parts[:depth]) for depth in range(1, len(parts))]
+    return tuple((prefix, flat.get(f"{prefix}._target_")) for prefix in prefixes)
+
+
+def label(record: RunRecord, settings: Settings) -> str:
+    """Return the row's name: the stack, then what differs, e.g. "BDIA, bits 7, gamma ±1/4"."""
+    parts = [stack_name(record.config)]
+    if any(key.startswith("stack.gamma.") for key, _ in settings):
+        parts.append(f"gamma {gamma_text(record.config['stack'].get('gamma'))}")
+    for key, value in settings:
+        if key == "stack._target_" or key.startswith("stack.gamma."):
+            continue
+        if key.endswith("._target_"):
+            key, value = key.removesuffix("._target_"), str(value).rpartition(".")[2]
+        if value != UNSET:
+            parts.append(f"{key.rpartition('.')[2]} {value}")
+    return ", ".join(parts)
+
+
+def gamma_text(gamma: Any) -> str:
+    """Return a gamma law in the paper's notation where it has one: ±1/2, else the class and its arguments."""
+    if not isinstance(gamma, Mapping):
+        return str(gamma)
+    name = class_name(gamma)
+    arguments = {key: value for key, value in gamma.items() if not key.startswith("_")}
+    if name == "TwoPoint" and set(arguments) == {"value"}:
+        return f"±{arguments['value']}"
+    text = ", ".join(f"{value}" for value in arguments.values())
+    return f"{name.lower()} {text}".strip()

@@ -1,0 +1,145 @@
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from synthetic_records import BDIA, GAMMA, STANDARD, make_metrics, make_record, make_study
+
+from bdia.results import gather, table_text, write_record
+from bdia.results.figures import figures
+from bdia.results.report import build_report, main
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+class Page(HTMLParser):
+    """Collects tags, links and sources of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.references, self.ids = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.references += [value for key, value in attrs if key in ("src", "href", "xlink:href", "data")]
+        self.ids += [value for key, value in attrs if key == "id"]
+
+
+def read_page(path) -> Page:
+    page = Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    return page
+
+
+@pytest.fixture
+def root(tmp_path):
+    broken = make_record(STANDARD, seed=3, at=40, status="oom", metrics=[], error="Traceback\nCUDA out of memory")
+    for record in [*make_study(), broken]:
+        write_record(record, tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_page_needs_nothing_from_outside(root):
+    path = build_report(root, root)
+    page, text = read_page(path), path.read_text(encoding="utf-8")
+    assert page.references
+    assert all(reference.startswith("#") for reference in page.references)
+    assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
+    assert "@import" not in text
+    assert re.findall(r"url\((?!#)", text) == []
+
+
+def test_page_has_one_id_of_each_name_and_all_figures(root):
+    page = read_page(build_report(root, root))
+    assert page.tags.count("svg") == 3
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_same_records_give_the_same_bytes(root, tmp_path):
+    first, second = build_report(root, tmp_path / "a"), build_report(root, tmp_path / "b")
+    assert first.read_bytes() == second.read_bytes()
+    (table,) = (tmp_path / "a" / "tables").iterdir()
+    assert table.read_bytes() == (tmp_path / "b" / "tables" / table.name).read_bytes()
+
+
+def test_names_from_records_are_escaped(tmp_path):
+    record = make_record(experiment=EVIL, device={"name": EVIL}, status="failed", metrics=[], error=EVIL)
+    write_record(record, tmp_path)
+    path = build_report(tmp_path, tmp_path)
+    assert "img" not in read_page(path).tags
+    assert "&lt;img src=x" in path.read_text(encoding="utf-8")
+    assert "<img" not in (tmp_path / "tables" / f"{EVIL}.md").read_text(encoding="utf-8")
+
+
+def test_labels_in_figures_are_escaped_and_dollars_stay_dollars():
+    gammas = [{**GAMMA, "value": "<b>$x$"}, GAMMA]
+    records = [make_record({**BDIA, "gamma": gamma}, at=at) for at, gamma in enumerate(gammas)]
+    (experiment,) = gather(records)
+    for figure in figures(experiment).values():
+        svg = re.sub(r"<!--.*?-->", "", figure)  # matplotlib repeats each text in a comment
+        assert "<b>" not in svg
+        assert "&lt;b&gt;$x$" in svg
+
+
+def test_markdown_table_holds_results_verdict_and_provenance(root):
+    build_report(root, root)
+    text = (root / "tables" / "table1_cifar10_cpu.md").read_text(encoding="utf-8")
+    row = "| BDIA | 61.00 ± 1.00 (n=3) | 89.10 | -28.10 | 40.0 (0.40x) | 65.0 (1.30x) | 3 ok |"
+    assert row in text.splitlines()
+    assert "- Paper's order BDIA 89.10 > standard (ViT) 88.15 > RevViT 86.22" in text.replace("&gt;", ">")
+    assert "- commit abcdef012345 (clean): 10 run(s)" in text
+    assert "1 x CPU (test), torch 2.14.0, fp32" in text
+
+
+def test_broken_runs_are_rows_with_their_reason(root):
+    build_report(root, root)
+    text = (root / "tables" / "table1_cifar10_cpu.md").read_text(encoding="utf-8")
+    assert "3 ok, 1 oom" in text
+    assert "seed 3: oom: CUDA out of memory" in text
+
+
+def test_older_runs_left_out_are_counted_beneath_the_table():
+    records = [make_record(at=0, metrics=make_metrics(10.0)), make_record(at=1, metrics=make_metrics(20.0))]
+    assert "1 older ok run(s) of the same seed left out" in table_text(records)
+
+
+def test_terminal_table_is_aligned():
+    lines = table_text(make_study()).splitlines()
+    head, rule, *rows = lines[2:7]
+    assert len({len(line) for line in (head, rule, *rows)}) == 1
+
+
+def test_a_figure_without_numbers_is_left_out():
+    (experiment,) = gather([make_record(metrics=[], status="failed")])
+    assert figures(experiment) == {}
+
+
+def test_command_prints_table_and_path(root, tmp_path, capsys):
+    assert main(["--results", str(root), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "61.00 ± 1.00 (n=3)" in printed
+    assert f"Report: {tmp_path / 'out' / 'report.html'}" in printed
+
+
+def test_command_reports_one_experiment_alone(root, tmp_path, capsys):
+    write_record(make_record(experiment="other"), root)
+    assert main(["--results", str(root), "--out", str(tmp_path / "out"), "--experiment", "other"]) == 0
+    assert "table1_cifar10_cpu" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_command_without_records_gives_one_clear_error(tmp_path, capsys, make):
+    if make:
+        (tmp_path / "results").mkdir()
+    assert main(["--results", str(tmp_path / "results")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_results_layer_imports_neither_torch_nor_lightning():
+    code = "import sys, bdia.results.report; print(sorted({'torch', 'lightning', 'pandas'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
