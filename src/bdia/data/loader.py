@@ -1,0 +1,141 @@
+"""A loader for images that already sit in memory, on the device that trains.
+
+A `torch.utils.data.DataLoader` with worker processes would starve a GPU on a model this small, and on a CPU its workers
+would compete with the training. Here a batch is one gather and a few tensor operations.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+
+def seeded_generator(*key: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator whose numbers depend on the key alone: a purpose, then integers such as seed and epoch."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=4).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
+
+
+class EpochSampler:
+    """Holds the epoch. Lightning looks for `loader.sampler.set_epoch` and calls it before each training epoch."""
+
+    def __init__(self):
+        """Start at epoch 0."""
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that the next pass over the loader belongs to."""
+        self.epoch = epoch
+
+
+class ResidentLoader:
+    """Iterate over resident uint8 images as normalised float32 batches, repeatably and resumably.
+
+    The order depends on (shuffle_seed, epoch) and the augmentation on (shuffle_seed, epoch, batch index, rank), never
+    on how many random numbers anything else drew. So a run resumed in mid-epoch sees bit-identical batches.
+
+    Training (`shuffle_seed` an int): every rank takes every `world_size`-th image of one permutation, which wraps
+    around so that all ranks have equally many; batches hold `batch_size` images, the last one what is left.
+    Evaluation (`shuffle_seed=None`): stored order, each image on exactly one rank; all ranks have the same *number* of
+    batches, because a sharded model on one rank would otherwise wait for the others for ever.
+    """
+
+    batch_sampler = None  # Lightning asks whoever has a `sampler` for this one too
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        shuffle_seed: int | None,
+        transform: Callable[[Tensor, torch.Generator | None], Tensor],
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        """Set what to iterate over.
+
+        Args:
+            images: (N, 3, 32, 32) uint8, on the device where batches are wanted.
+            labels: (N,) int64, on the same device.
+            batch_size: images per batch *and rank*; the largest batch in evaluation.
+            shuffle_seed: seed of order and augmentation; None for evaluation.
+            transform: `(uint8 batch, generator) -> float32 batch`; the generator is None in evaluation.
+            rank, world_size: this process among those that share the images.
+        """
+        self.images, self.labels = images, labels
+        self.batch_size, self.shuffle_seed, self.transform = batch_size, shuffle_seed, transform
+        self.rank, self.world_size = rank, world_size
+        self.sampler = EpochSampler()
+        self._position = {"epoch": 0, "batch": 0}
+        self._resume: dict | None = None
+
+    def __len__(self) -> int:
+        """Count the batches of one epoch; the same on every rank."""
+        return math.ceil(math.ceil(len(self.images) / self.world_size) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images (B, 3, 32, 32) float32, labels (B,) int64) from the position loaded last, else from batch 0."""
+        # A generator: nothing below runs before the first batch is asked for. Lightning calls iter() first (once only
+        # to test that it can) and set_epoch() afterwards.
+        epoch = self.sampler.epoch
+        batches = self.batch_indices(epoch)
+        for index in range(self._take_start(epoch), len(batches)):
+            # Set before the yield: a checkpoint written while this batch is in use must name the next one.
+            self._position = {"epoch": epoch, "batch": index + 1}
+            chosen, generator = batches[index], self._batch_generator(epoch, index)
+            yield self.transform(self.images[chosen], generator), self.labels[chosen]
+
+    def batch_indices(self, epoch: int) -> tuple[Tensor, ...]:
+        """Return the image numbers of each of this rank's batches in an epoch, on the device of the images."""
+        count = len(self.images)
+        if self.shuffle_seed is None:
+            return torch.arange(self.rank, count, self.world_size, device=self.images.device).tensor_split(len(self))
+        order = torch.randperm(count, generator=seeded_generator("order", self.shuffle_seed, epoch))
+        places = torch.arange(self.rank, math.ceil(count / self.world_size) * self.world_size, self.world_size)
+        return order[places % count].to(self.images.device).split(self.batch_size)
+
+    def state_dict(self) -> dict[str, int | None]:
+        """Return the position as "next batch to yield is `batch` of `epoch`", with the plan it belongs to.
+
+        A batch counts as used once it is handed out. Lightning fetches none ahead from a loader with a length.
+        """
+        return dict(self._resume) if self._resume else {**self._position, **self._plan()}
+
+    def load_state_dict(self, state: dict[str, int | None]) -> None:
+        """Continue there: the next pass skips the used batches if it is of the saved epoch, and none otherwise.
+
+        Raises:
+            ValueError: in that next pass, when it is of the saved epoch and this loader would cut it differently.
+        """
+        self._resume = dict(state)
+        self.sampler.set_epoch(state["epoch"])
+
+    def _plan(self) -> dict[str, int | None]:
+        return {
+            "images": len(self.images),
+            "batch_size": self.batch_size,
+            "shuffle_seed": self.shuffle_seed,
+            "world_size": self.world_size,
+        }
+
+    def _take_start(self, epoch: int) -> int:
+        resume, self._resume = self._resume, None
+        # A checkpoint from the end of an epoch is resumed at the next one: Lightning has then set another epoch.
+        if resume is None or resume["epoch"] != epoch or resume["batch"] == 0:
+            return 0
+        plan, saved = self._plan(), {key: resume[key] for key in self._plan()}
+        if saved != plan:
+            raise ValueError(
+                f"cannot resume inside epoch {epoch}: the checkpoint was written with {saved}, this run has {plan}. "
+                "Keep data.batch_size, data.seed, data.train_per_class, data.val_fraction and the number of devices, "
+                "or resume from a checkpoint written at the end of an epoch."
+            )
+        return resume["batch"]
+
+    def _batch_generator(self, epoch: int, index: int) -> torch.Generator | None:
+        if self.shuffle_seed is None:
+            return None
+        key = ("augment", self.shuffle_seed, epoch, index, self.rank)
+        return seeded_generator(*key, device=self.images.device)
