@@ -71,6 +71,11 @@ class ResidentLoader:
         self._position = {"epoch": 0, "batch": 0}
         self._resume: dict | None = None
 
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of images and labels held on the device; part of its peak memory, but not of the model's."""
+        return self.images.nbytes + self.labels.nbytes
+
     def __len__(self) -> int:
         """Count the batches of one epoch; the same on every rank."""
         return math.ceil(math.ceil(len(self.images) / self.world_size) / self.batch_size)

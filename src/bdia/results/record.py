@@ -19,6 +19,7 @@ UNITS = {
     "peak_allocated": "MiB",
     "peak_reserved": "MiB",
     "model_state": "MiB",
+    "resident_data": "MiB",
     "activation_peak": "MiB",
     "side_information": "MiB",
     "peak_parameters": "MiB",

@@ -51,7 +51,9 @@ def as_fraction(value: str | int | float | Fraction) -> Fraction:
                 f'gamma value {value!r} is no fraction with a denominator up to {MAX_DENOMINATOR}; write stack.gamma as "p/q"'
             )
     if fraction.denominator > MAX_DENOMINATOR:
-        raise ValueError(f"gamma value {value!r}: denominators go up to {MAX_DENOMINATOR} (8 side bits); set stack.gamma")
+        raise ValueError(
+            f"gamma value {value!r}: denominators go up to {MAX_DENOMINATOR} (8 side bits); set stack.gamma"
+        )
     return fraction
 
 
@@ -88,7 +90,9 @@ class Discrete:
         total = sum(self.weights.values())
         positive = all(weight >= 0 for weight in self.weights.values())
         if len(self.weights) < len(weights) or not positive or not abs(total - 1) <= 1e-6:
-            raise ValueError(f"weights={dict(weights)!r}: wanted distinct fractions with probabilities that sum to 1; set stack.gamma.weights")
+            raise ValueError(
+                f"weights={dict(weights)!r}: wanted distinct fractions with probabilities that sum to 1; set stack.gamma.weights"
+            )
         self.side_bits = max(math.ceil(math.log2(f.denominator)) for f in self.weights)
         self.reversible = 0 not in self.weights
         _warn_unless_mean_is_zero(self, float(sum(float(f) * w for f, w in self.weights.items())))
@@ -134,7 +138,9 @@ class Uniform:
         self.low, self.high, self.per = float(low), float(high), _check_per(per)
         _warn_unless_mean_is_zero(self, (self.low + self.high) / 2)
 
-    def sample(self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Tensor:
+    def sample(
+        self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+    ) -> Tensor:
         """Draw gamma as float32, shape (batch,)."""
         draws = batch if self.per == "sample" else 1
         return (torch.rand(draws, generator=generator, device=device) * (self.high - self.low) + self.low).expand(batch)

@@ -35,6 +35,28 @@ class BlockStack(nn.Sequential):
         return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
 
 
+class _TapedStack(BlockStack):
+    """A stack whose backward rebuilds the residual stream.
+
+    Attributes:
+        verify: check (or, without a grid, measure) the rebuilt streams in the next forwards' backward.
+        reconstruction_error: of the last forward, update -> max |rebuilt - true| once its backward ran; off the grid
+            and with `verify` only. On the grid a difference raises ReversibilityError instead.
+        side_bytes: bytes of side information that the last forward stored.
+    """
+
+    verify: bool
+    reconstruction_error: dict[int, Tensor]
+    side_bytes: int
+
+    def __init__(self, blocks: Iterable[nn.Module], verify: bool) -> None:
+        super().__init__(blocks)
+        self.verify, self.reconstruction_error, self.side_bytes = verify, {}, 0
+
+    def _note(self, tape: Tape) -> None:
+        self.reconstruction_error, self.side_bytes = tape.errors, tape.side_bytes()
+
+
 def _check_keep_last(keep_last: int, depth: int) -> int:
     if not 0 <= keep_last:
         raise ValueError(f"keep_last={keep_last}: wanted 0 or more blocks; set stack.keep_last")
@@ -82,7 +104,7 @@ def _residual_stream(x: Tensor) -> Tensor:
     return x.float()
 
 
-class BdiaStack(BlockStack):
+class BdiaStack(_TapedStack):
     """The BDIA update between blocks: exactly reversible in training, the standard transformer in `eval()`.
 
     Source: Zhang, Lewis, Kleijn, ICML 2025 (PMLR 267), section 4.3.
@@ -114,18 +136,19 @@ class BdiaStack(BlockStack):
         quantize_eval: bool = True,
         verify: bool = True,
     ) -> None:
-        super().__init__(blocks)
+        super().__init__(blocks, verify)
         self.gamma = TwoPoint("1/2") if gamma is None else gamma
         self.bits = None if bits is None else check_bits(bits)
         self.keep_last = _check_keep_last(keep_last, len(self))
         if backward not in ("reversible", "stored"):
             raise ValueError(f'backward={backward!r}: wanted "reversible" or "stored"; set stack.backward')
         if backward == "reversible" and not self.gamma.reversible:
-            raise ValueError(f"gamma law {self.gamma} has no inverse: set stack.backward=stored, or another stack.gamma")
-        self.backward, self.verify = backward, verify
+            raise ValueError(
+                f"gamma law {self.gamma} has no inverse: set stack.backward=stored, or another stack.gamma"
+            )
+        self.backward = backward
         self.eval_gamma = _read_eval_gamma(eval_gamma)
         self.quantize_eval = quantize_eval
-        self.reconstruction_error: dict[int, Tensor] = {}
 
     @torch.compiler.disable(recursive=False)
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
@@ -137,7 +160,7 @@ class BdiaStack(BlockStack):
             x_next = tape.run(k, _bind(block, args, kwargs), self._rule(k, x_curr, bits), x_prev, x_curr)
             x_prev, x_curr = x_curr, x_next
         tape.finish_forward(x_curr)
-        self.reconstruction_error = tape.errors
+        self._note(tape)
         return x_curr
 
     def _rule(self, k: int, x: Tensor, bits: int | None) -> Rule:
@@ -161,7 +184,7 @@ class BdiaStack(BlockStack):
         return f"gamma={self.gamma}, bits={self.bits}, keep_last={self.keep_last}, backward={self.backward!r}"
 
 
-class RevVitStack(BlockStack):
+class RevVitStack(_TapedStack):
     """RevViT (Mangalam et al., CVPR 2022): y1 = x1 + Attn(x2), y2 = x2 + MLP(y1), both streams start as x.
 
     As one sequence of states z: z_{j+1} = z_{j-1} + branch_j(z_j), attention and MLP in turn.
@@ -181,13 +204,11 @@ class RevVitStack(BlockStack):
         merge: Literal["concat", "mean"] = "concat",
         verify: bool | None = None,
     ) -> None:
-        super().__init__(blocks)
+        super().__init__(blocks, grid_bits is not None if verify is None else verify)
         if merge not in ("concat", "mean"):
             raise ValueError(f'merge={merge!r}: wanted "concat" or "mean"; set stack.merge')
         self.bits = None if grid_bits is None else check_bits(grid_bits)
         self.merge, self.streams = merge, 2 if merge == "concat" else 1
-        self.verify = self.bits is not None if verify is None else verify
-        self.reconstruction_error: dict[int, Tensor] = {}
         for block in self:
             branches(block)  # a block without branches is refused here, not in the first step
 
@@ -202,7 +223,7 @@ class RevVitStack(BlockStack):
             x_next = tape.run(j, call, CouplingRule(self.bits), x_prev, x_curr)
             x_prev, x_curr = x_curr, x_next
         tape.finish_forward(x_curr)
-        self.reconstruction_error = tape.errors
+        self._note(tape)
         return torch.cat([x_prev, x_curr], dim=-1) if self.merge == "concat" else (x_prev + x_curr) / 2
 
     def extra_repr(self) -> str:

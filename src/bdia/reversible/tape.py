@@ -127,7 +127,15 @@ class _Update(Function):
 
     @staticmethod
     def forward(
-        ctx, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rule: Rule, link: _Link, tape: "Tape", k: int, again: bool
+        ctx,
+        x_prev: Tensor | None,
+        x_curr: Tensor,
+        y: Tensor,
+        rule: Rule,
+        link: _Link,
+        tape: "Tape",
+        k: int,
+        again: bool,
     ) -> Tensor:
         ctx.rule, ctx.link, ctx.tape, ctx.k = rule, link, tape, k
         ctx.save_for_backward(y.new_empty(0))
@@ -205,11 +213,14 @@ class Tape:
         """Whether state k is freed after update k and rebuilt in backward: a taped block k - 1 starts from it."""
         return self.recomputes(k) and self.first_taped is not None and self.first_taped < k
 
-    def run(self, k: int, call: Callable[[Tensor], Tensor], rule: Rule, x_prev: Tensor | None, x_curr: Tensor) -> Tensor:
+    def run(
+        self, k: int, call: Callable[[Tensor], Tensor], rule: Rule, x_prev: Tensor | None, x_curr: Tensor
+    ) -> Tensor:
         """Run block k and its update, under the tape where it is recomputed. Returns x_next."""
-        flag = _Flag()
+        flag, previous = _Flag(), [x_prev]
 
         def region(x: Tensor) -> Tensor:
+            x_prev = previous[0]
             if not x.untyped_storage().nbytes() and x.numel():
                 raise RuntimeError(_CONSUMED)
             link = _Link()
@@ -223,6 +234,8 @@ class Tape:
             return region(x_curr)
         contexts = contextlib.nullcontext(), flag
         x_next = checkpoint(region, x_curr, use_reentrant=False, early_stop=False, context_fn=lambda: contexts)
+        if x_prev is not None and not x_prev.requires_grad:
+            previous[0] = None  # below the first trained block: nothing goes back there, nothing is kept of it
         if self.rebuilds(k):
             _free(self.states[k])
         return _Guard.apply(x_next) if self.hands_out(k + 2) else x_next
@@ -232,7 +245,9 @@ class Tape:
         x_next = torch.empty_like(x_curr, memory_format=torch.contiguous_format)
         sides, peaks = [], []
         for rows in _slices(x_curr):
-            x_next[rows], side, peak = rule.advance(None if x_prev is None else x_prev[rows], x_curr[rows], y[rows], rows)
+            x_next[rows], side, peak = rule.advance(
+                None if x_prev is None else x_prev[rows], x_curr[rows], y[rows], rows
+            )
             if side is not None and rule.side_bits and self.rebuilds(k):
                 sides.append(pack_side_info(side, rule.side_bits))
             peaks += [] if peak is None else [peak]
@@ -272,6 +287,10 @@ class Tape:
             check_range(self.peaks, self.bits)
         self.peaks.clear()
 
+    def side_bytes(self) -> int:
+        """Bytes of side information held."""
+        return sum(packed.nbytes for slices in self.sides.values() for packed in slices)
+
     # --- backward ---
 
     def enter_backward(self, k: int) -> None:
@@ -279,7 +298,9 @@ class Tape:
         if not self.recomputes(0):
             return
         if torch.is_grad_enabled():
-            raise RuntimeError("create_graph=True needs stored activations: set stack.backward=stored (or use StandardStack)")
+            raise RuntimeError(
+                "create_graph=True needs stored activations: set stack.backward=stored (or use StandardStack)"
+            )
         if self.last_entered is None or k >= self.last_entered:
             if self.consumed:
                 raise RuntimeError(_CONSUMED)
@@ -293,7 +314,11 @@ class Tape:
             x_prev = self.states[k]
             _allocate(x_prev)
             for index, rows in enumerate(_slices(x_curr)):
-                side = unpack_side_info(self.sides[k][index], rule.side_bits, x_curr[rows].shape) if self.sides[k] else None
+                side = (
+                    unpack_side_info(self.sides[k][index], rule.side_bits, x_curr[rows].shape)
+                    if self.sides[k]
+                    else None
+                )
                 x_prev[rows] = rule.invert(x_next[rows], x_curr[rows], y[rows], side, rows)
             self._compare(k, x_prev)
             del self.sides[k]

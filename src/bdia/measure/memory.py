@@ -1,0 +1,95 @@
+"""Peak memory of one training step by category. Never the process's resident size: glibc keeps what torch has freed."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from bdia.measure.history import Measurement, Row
+from bdia.measure.storage_meter import StorageMeter
+
+MIB = 2**20
+
+
+class PeakMemory(Measurement):
+    """Peak memory through forward, backward and optimizer step of one batch, after a warm-up.
+
+    CUDA: the allocator's own maximum after a reset. CPU: exact accounting of every storage that the step's operations
+    allocate (`StorageMeter`). Both include parameters and optimizer state, as the paper does. On CUDA they also include
+    the resident data set, which is recorded beside it. Activations are what is left: stored and recomputed activations,
+    their gradients and temporaries, side information.
+
+    Args:
+        at_batch: the batch measured, counted from the start of training; at least 1, so that optimizer state exists.
+    """
+
+    def __init__(self, at_batch: int = 1) -> None:
+        super().__init__()
+        if at_batch < 1:
+            raise ValueError(
+                f"at_batch={at_batch}: wanted at least 1, after a warm-up; set callbacks.peak_memory.at_batch"
+            )
+        self.at_batch = at_batch
+        self.meter: StorageMeter | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start measuring if this is the batch."""
+        if trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1 != self.at_batch:
+            return
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        elif pl_module.device.type == "cpu":
+            known = [*pl_module.parameters(), *pl_module.buffers(), *_optimizer_state(trainer), *batch]
+            self.meter = StorageMeter(known, pl_module.parameters())
+            self.meter.__enter__()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Read the peak."""
+        if trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1 != self.at_batch:
+            return
+        weights = sum(p.nbytes for p in pl_module.parameters())
+        optimizer = sum(tensor.nbytes for tensor in _optimizer_state(trainer))
+        state = weights + sum(p.nbytes for p in pl_module.parameters() if p.requires_grad) + optimizer
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize()
+            peak = torch.cuda.max_memory_allocated()
+            found = {"peak_reserved": torch.cuda.max_memory_reserved(), "activation_peak": peak - state}
+        elif self.meter is not None:
+            self.meter.__exit__(None, None, None)
+            peak, gradients = self.meter.peak, self.meter.gradients_at_peak
+            inputs = sum(tensor.nbytes for tensor in [*batch, *pl_module.buffers()])
+            self.meter = None
+            activations = peak - weights - optimizer - gradients - inputs
+            found = {
+                "activation_peak": activations,
+                "peak_parameters": weights,
+                "peak_gradients": gradients,
+                "peak_optimizer": optimizer,
+                "peak_activations": activations,
+                "peak_other": inputs,
+            }
+        else:
+            return
+        found |= {
+            "peak_allocated": peak,
+            "model_state": state,
+            "side_information": sum(getattr(module, "side_bytes", 0) for module in pl_module.modules()),
+            "resident_data": getattr(trainer.train_dataloader, "resident_bytes", 0),
+        }
+        self.rows = [Row(name, value / MIB, None, trainer.global_step) for name, value in found.items()]
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the meter, which sees every operation while it is on."""
+        if self.meter is not None:
+            self.meter.__exit__(None, None, None)
+            self.meter = None
+
+
+def _optimizer_state(trainer: Trainer) -> list[torch.Tensor]:
+    values = [
+        value for optimizer in trainer.optimizers for state in optimizer.state.values() for value in state.values()
+    ]
+    return [value for value in values if isinstance(value, torch.Tensor)]

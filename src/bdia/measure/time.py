@@ -1,0 +1,75 @@
+"""Time per training step and throughput."""
+
+import statistics
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from bdia.measure.history import Measurement, Row
+
+
+class StepTimer(Measurement):
+    """Median wall time of a training step (forward, backward, optimizer) and of an epoch; images per second.
+
+    On CUDA the clock runs between events, read when training ends, so no step waits for the device.
+
+    Args:
+        skip: first batches that are not counted: warm-up and the batches on which other callbacks measure.
+        keep: at most this many steps are timed.
+    """
+
+    def __init__(self, skip: int = 5, keep: int = 1000) -> None:
+        super().__init__()
+        self.skip, self.keep = skip, keep
+        self.steps: list[tuple[Any, Any, int]] = []
+        self.epochs: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the epoch's clock."""
+        self.epoch_start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the epoch's clock; it includes data, callbacks and validation."""
+        self.epochs.append(time.perf_counter() - self.epoch_start)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the step's clock."""
+        self.step_start = _now(pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop the step's clock."""
+        seen = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        if self.skip < seen and len(self.steps) < self.keep:
+            size = len(batch[0]) * trainer.world_size
+            self.steps.append((self.step_start, _now(pl_module.device), size))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the medians over full batches."""
+        if self.steps:
+            full = max(size for _, _, size in self.steps)
+            milliseconds = statistics.median(_elapsed(a, b) for a, b, size in self.steps if size == full)
+            self.rows = [
+                Row("step_time", milliseconds),
+                Row("throughput", 1000 * full / milliseconds),
+                Row("epoch_time", statistics.median(self.epochs)),
+            ]
+
+
+def _now(device: torch.device) -> Any:
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _elapsed(start: Any, end: Any) -> float:
+    """Milliseconds between two results of `_now`."""
+    if isinstance(start, float):
+        return 1000 * (end - start)
+    end.synchronize()
+    return start.elapsed_time(end)

@@ -1,0 +1,51 @@
+"""What every task shares: optimizer and schedule from config, one seed per optimizer step."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class Task(LightningModule):
+    """A model, its optimizer and its schedule.
+
+    Args:
+        net: the model.
+        optimizer: called with the parameters.
+        scheduler: called with (optimizer, total_steps=...); stepped once per optimizer step.
+        seed: seeds torch before every batch together with the batch's number, so that dropout and gamma of batch n do
+            not depend on what ran before: an interrupted and resumed training repeats the uninterrupted one bit by bit.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.net, self.optimizer, self.scheduler, self.seed = net, optimizer, scheduler, seed
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Build the optimizer over trainable parameters and its per-step schedule."""
+        optimizer = self.optimizer([p for p in self.net.parameters() if p.requires_grad])
+        scheduler = self.scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed torch from (seed, rank, batches seen)."""
+        # Lightning counts the batch in hand as ready: the count is the same after a resume.
+        seen = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        digest = hashlib.sha256(f"{self.seed}/{self.global_rank}/{seen}".encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Step, then drop the gradients: Lightning would keep them through the next forward, where memory peaks."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad(set_to_none=True)
