@@ -48,7 +48,8 @@ def as_fraction(value: str | int | float | Fraction) -> Fraction:
         fraction = fraction.limit_denominator(MAX_DENOMINATOR)
         if abs(float(fraction) - value) > 1e-9 * abs(value):
             raise ValueError(
-                f'gamma value {value!r} is no fraction with a denominator up to {MAX_DENOMINATOR}; write stack.gamma as "p/q"'
+                f"gamma value {value!r} is no fraction with a denominator up to {MAX_DENOMINATOR}; "
+                'write stack.gamma as "p/q"'
             )
     if fraction.denominator > MAX_DENOMINATOR:
         raise ValueError(
@@ -91,7 +92,8 @@ class Discrete:
         positive = all(weight >= 0 for weight in self.weights.values())
         if len(self.weights) < len(weights) or not positive or not abs(total - 1) <= 1e-6:
             raise ValueError(
-                f"weights={dict(weights)!r}: wanted distinct fractions with probabilities that sum to 1; set stack.gamma.weights"
+                f"weights={dict(weights)!r}: wanted distinct fractions with probabilities that sum to 1; "
+                "set stack.gamma.weights"
             )
         self.side_bits = max(math.ceil(math.log2(f.denominator)) for f in self.weights)
         self.reversible = 0 not in self.weights

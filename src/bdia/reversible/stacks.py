@@ -58,7 +58,7 @@ class _TapedStack(BlockStack):
 
 
 def _check_keep_last(keep_last: int, depth: int) -> int:
-    if not 0 <= keep_last:
+    if keep_last < 0:
         raise ValueError(f"keep_last={keep_last}: wanted 0 or more blocks; set stack.keep_last")
     return min(keep_last, depth)
 

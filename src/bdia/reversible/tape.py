@@ -8,14 +8,15 @@ DDP, FSDP2, hooks, frozen parameters and extra block inputs behave as without th
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, Variable
+from torch.autograd import Variable
 from torch.utils.checkpoint import checkpoint
 
-from bdia.reversible.grid import ReversibilityError, check_range, largest_magnitude, quantize, units
+from bdia.reversible.grid import ReversibilityError, check_range, largest_magnitude, units
+from bdia.reversible.nodes import Enter, Guard, Link, Skip, Update
 from bdia.reversible.rules import Rule
 from bdia.reversible.side_info import pack_side_info, unpack_side_info
 
@@ -56,9 +57,10 @@ def _checked(y: object, x_curr: Tensor, k: int) -> Tensor:
 def _explain(k: int) -> str:
     return (
         f"block {k}: what backward recomputed differs from the forward pass, so the residual stream rebuilt below it "
-        "is wrong and so are the gradients. Usual causes: a non-deterministic kernel (torch.use_deterministic_algorithms), "
-        "a block that changes its own state or its input, randomness that is not torch's, a changed parameter between "
-        "forward and backward. stack.backward=stored trains such a block"
+        "is wrong and so are the gradients. Usual causes: a non-deterministic kernel "
+        "(torch.use_deterministic_algorithms finds it), a block that changes its own state or its input, randomness "
+        "that is not torch's, a parameter changed between forward and backward. stack.backward=stored trains such "
+        "a block"
     )
 
 
@@ -78,93 +80,6 @@ class _Flag(contextlib.AbstractContextManager):
 
     def __exit__(self, *_: object) -> None:
         self.active = False
-
-
-class _Enter(Function):
-    """Q_l[x] (a copy with bits=None), straight-through."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, bits: int | None) -> Tensor:
-        return x.clone() if bits is None else quantize(x, bits)
-
-    @staticmethod
-    def backward(ctx, grad_x: Tensor) -> tuple[Tensor, None]:
-        return grad_x, None
-
-
-class _Link:
-    """Hands the gradient of x_next from an update to the skip connection at its block's input."""
-
-    grad_x_next: Tensor | None = None
-
-
-class _Skip(Function):
-    """Identity on x_curr before its block; in backward adds what the update itself sends to x_prev and x_curr.
-
-    Doing this after the block's backward rather than before it keeps two gradients alive instead of four while the
-    block's activations are.
-    """
-
-    @staticmethod
-    def forward(ctx, x_prev: Tensor | None, x_curr: Tensor, rule: Rule, link: _Link) -> Tensor:
-        ctx.rule, ctx.link = rule, link
-        return x_curr.view_as(x_curr)
-
-    @staticmethod
-    def backward(ctx, grad_x_curr: Tensor) -> tuple:
-        grad_x_next, ctx.link.grad_x_next = ctx.link.grad_x_next, None
-        grad_x_prev, grad_x_curr = ctx.rule.grad_skip(grad_x_next, grad_x_curr)
-        return grad_x_prev if ctx.needs_input_grad[0] else None, grad_x_curr, None, None
-
-
-class _Update(Function):
-    """One update rule as an autograd node, inside the checkpointed region of its block.
-
-    It saves an empty tensor, so its backward reaches for it, and checkpoint recomputes the whole region first: the
-    block, whatever it saves itself, and this node, which then inverts the update instead of taking it. `x_curr` is
-    an input only to order the graph: `_Skip` sends its gradient.
-    """
-
-    @staticmethod
-    def forward(
-        ctx,
-        x_prev: Tensor | None,
-        x_curr: Tensor,
-        y: Tensor,
-        rule: Rule,
-        link: _Link,
-        tape: "Tape",
-        k: int,
-        again: bool,
-    ) -> Tensor:
-        ctx.rule, ctx.link, ctx.tape, ctx.k = rule, link, tape, k
-        ctx.save_for_backward(y.new_empty(0))
-        if again:
-            tape.reconstruct(k, rule, y)
-            return y.new_empty(0)
-        return tape.advance(k, rule, x_prev, x_curr, y)
-
-    @staticmethod
-    def backward(ctx, grad_x_next: Tensor) -> tuple:
-        ctx.tape.enter_backward(ctx.k)
-        _ = ctx.saved_tensors
-        ctx.link.grad_x_next = grad_x_next
-        return None, None, ctx.rule.grad_y(grad_x_next), None, None, None, None, None
-
-
-class _Guard(Function):
-    """Identity that saves its output: autograd then refuses a backward after the caller changed it in place."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        output = x.view_as(x)
-        ctx.save_for_backward(output)
-        return output
-
-    @staticmethod
-    def backward(ctx, grad_x: Tensor) -> Tensor:
-        _ = ctx.saved_tensors
-        return grad_x
 
 
 class Tape:
@@ -223,12 +138,15 @@ class Tape:
             x_prev = previous[0]
             if not x.untyped_storage().nbytes() and x.numel():
                 raise RuntimeError(_CONSUMED)
-            link = _Link()
-            x = _Skip.apply(x_prev, x, rule, link)
+            link = Link()
+            x = Skip.apply(x_prev, x, rule, link)
+            version = None if x.is_inference() else x._version
             y = _checked(call(x), x, k // self.updates_per_block)
+            if version is not None and x._version != version:
+                raise RuntimeError(f"block {k // self.updates_per_block} changes its input in place: clone it there")
             if self.first_taped is None and (y.requires_grad or x.requires_grad):
                 self.first_taped = k
-            return _Update.apply(None if x_prev is None else x_prev.detach(), x, y, rule, link, self, k, flag.active)
+            return Update.apply(None if x_prev is None else x_prev.detach(), x, y, rule, link, self, k, flag.active)
 
         if not self.recomputes(k):
             return region(x_curr)
@@ -238,7 +156,7 @@ class Tape:
             previous[0] = None  # below the first trained block: nothing goes back there, nothing is kept of it
         if self.rebuilds(k):
             _free(self.states[k])
-        return _Guard.apply(x_next) if self.hands_out(k + 2) else x_next
+        return Guard.apply(x_next) if self.hands_out(k + 2) else x_next
 
     def advance(self, k: int, rule: Rule, x_prev: Tensor | None, x_curr: Tensor, y: Tensor) -> Tensor:
         """Take update k slice by slice; note what its inverse will need."""
@@ -272,7 +190,7 @@ class Tape:
 
     def enter(self, x: Tensor) -> Tensor:
         """Return x_0: Q_l[x], or a copy. The caller's tensor is never the one that is freed."""
-        x = _Enter.apply(x, self.bits)
+        x = Enter.apply(x, self.bits)
         if self.bits is not None and x.numel():
             self.peaks.append((0, largest_magnitude(x) * units(self.bits)))
         return x
@@ -335,7 +253,7 @@ class Tape:
             self.errors[k] = (x_prev - self.copies.pop(k)).abs().amax()
 
     def _finish_backward(self) -> None:
-        """Run by autograd when the backward pass ends: one synchronisation for all checks, then let go of the states."""
+        """Run by autograd when the backward pass ends: one synchronisation for all checks, then release the states."""
         self._check_range()
         mismatches, self.mismatches = self.mismatches, []
         if mismatches:
