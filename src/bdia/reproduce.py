@@ -1,0 +1,121 @@
+"""`make reproduce-cifar10`: choose a scale, say what it will take, run the sweep, print the table.
+
+Scales: "paper" is the published setting, "cpu" the same comparison in the low-data regime for two cores, "smoke" takes
+a minute.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from bdia.build import build_data, build_task
+from bdia.results.report import build_report
+from bdia.results.store import read_records
+from bdia.results.tables import table_text
+from bdia.train import CONFIGS
+
+SCALES = ("paper", "cpu", "smoke")
+STACKS = ("standard", "revvit", "bdia")
+
+
+def choose_scale(asked: str | None, has_gpu: bool) -> tuple[str, str]:
+    """Return (scale, why). Without a wish: paper with a GPU, else cpu.
+
+    Raises:
+        ValueError: a scale that does not exist.
+    """
+    if asked and asked not in SCALES:
+        raise ValueError(f"SCALE={asked}: wanted one of {', '.join(SCALES)}")
+    if asked:
+        return asked, f"SCALE={asked} was asked for"
+    return ("paper", "a CUDA GPU is here") if has_gpu else ("cpu", "no CUDA GPU is here; SCALE=paper would insist")
+
+
+def experiment_config(experiment: str, stack: str) -> DictConfig:
+    """Compose one job of an experiment."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", overrides=[f"experiment={experiment}", f"stack={stack}"])
+
+
+def seconds_per_step(cfg: DictConfig, num_classes: int, device: str, repeats: int = 3) -> float:
+    """Median seconds of a training step on random images, after one warm-up."""
+    task = build_task(cfg, num_classes).to(device)
+    optimizer = task.optimizer(task.parameters())
+    images = torch.randn(cfg.data.batch_size, 3, 32, 32, device=device)
+    labels = torch.randint(num_classes, (cfg.data.batch_size,), device=device)
+    times = []
+    for _ in range(1 + repeats):
+        start = time.perf_counter()
+        torch.nn.functional.cross_entropy(task.net(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def estimate_minutes(experiment: str, seeds: int, device: str, jobs: int) -> float:
+    """Minutes for all jobs, from a few timed steps per stack on this machine; evaluation is not in it."""
+    total = 0.0
+    for stack in STACKS:
+        cfg = experiment_config(experiment, stack)
+        classes = build_data(cfg).num_classes
+        images = cfg.data.train_per_class * classes if cfg.data.train_per_class else 50_000
+        steps = -(-images // cfg.data.batch_size) * cfg.trainer.max_epochs
+        total += seconds_per_step(cfg, classes, device) * steps * seeds
+    return total / jobs / 60
+
+
+def run(data: str, asked: str | None, seeds: int, results: Path) -> int:
+    """Run the three stacks with `seeds` seeds; an interrupted sweep goes on where it was. Returns the exit code."""
+    has_gpu = torch.cuda.is_available()
+    scale, why = choose_scale(asked, has_gpu)
+    experiment = f"table1_{data}" + ("" if scale == "paper" else f"_{scale}")
+    # Small models use one core each far better than several: one job per core. A GPU takes its jobs one by one.
+    jobs = 1 if has_gpu else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(1)
+    device = "cuda" if has_gpu else "cpu"
+    minutes = estimate_minutes(experiment, seeds, device, jobs)
+    name = torch.cuda.get_device_name() if has_gpu else f"{jobs} CPU core(s)"
+    size = f"{len(STACKS)} stacks x {seeds} seeds on {name}"
+    print(f"scale {scale}: {why}. {size}: about {minutes:.0f} minutes.", flush=True)
+    command = [sys.executable, "-m", "bdia.train", f"experiment={experiment}", f"paths.results={results}"]
+    command.append("hydra.sweeper.params.seed='" + ",".join(map(str, range(seeds))) + "'")
+    if jobs > 1:
+        command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"]
+    environment = os.environ if has_gpu else os.environ | {"OMP_NUM_THREADS": "1"}
+    code = subprocess.run(command, env=environment, check=False).returncode
+    if results.is_dir() and (records := read_records(results)):
+        page = build_report(results, results)
+        print(table_text([record for record in records if record.experiment == experiment]), f"\nReport: {page}")
+    return code
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", choices=("cifar10", "cifar100"))
+    parser.add_argument("--scale", default=None, help=f"{', '.join(SCALES)}; default: paper with a GPU, else cpu")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds per stack")
+    parser.add_argument("--data-dir", default=None, help="folder of the images; default: $BDIA_DATA, else data")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    arguments = parser.parse_args(argv)
+    if arguments.data_dir:
+        os.environ["BDIA_DATA"] = arguments.data_dir
+    try:
+        sys.exit(run(arguments.data, arguments.scale or None, arguments.seeds, arguments.results))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

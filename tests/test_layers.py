@@ -1,0 +1,49 @@
+"""Imports point one way: config -> data -> models -> reversible -> tasks -> measure -> results -> the joining modules."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import bdia
+
+PACKAGE = Path(bdia.__file__).parent
+MAY_IMPORT = {
+    "reversible": {"reversible"},
+    "data": {"data"},
+    "models": {"models", "reversible"},
+    "optim": {"optim"},
+    "tasks": {"tasks", "optim", "models", "reversible"},
+    "measure": {"measure"},
+    "results": {"results"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("layer", MAY_IMPORT)
+def test_layer_imports_only_from_its_left(layer):
+    for path in sorted((PACKAGE / layer).rglob("*.py")):
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("bdia.")}
+        assert used <= MAY_IMPORT[layer], f"{path.name} imports {used - MAY_IMPORT[layer]}"
+
+
+def test_the_engine_imports_torch_and_the_standard_library_only():
+    allowed = {
+        "bdia", "torch", "__future__", "collections", "contextlib", "enum", "fractions", "math", "typing", "warnings"
+    }  # fmt: skip
+    for path in (PACKAGE / "reversible").glob("*.py"):
+        assert {name.split(".")[0] for name in imports(path)} <= allowed, path.name
+
+
+def test_only_build_instantiates_from_config():
+    users = {p.name for p in PACKAGE.rglob("*.py") if "hydra.utils" in imports(p)}
+    assert users == {"build.py"}
