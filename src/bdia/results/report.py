@@ -68,18 +68,16 @@ class Section:
         return "\n\n".join([opening, markdown(self.summary), bullets, markdown(self.details)]) + "\n"
 
 
-def build_report(records_root: Path | str, out_dir: Path | str, experiment: str | None = None) -> Path:
+def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
     """Write `out_dir`/tables/<experiment>.md and `out_dir`/report.html; the same records give the same bytes.
 
-    Args:
-        experiment: report this experiment alone; None means all.
     Returns:
         the path of report.html.
     Raises:
-        FileNotFoundError: no such folder, or no record in it (of that experiment).
+        FileNotFoundError: no such folder, or no record in it.
         RecordError: a file that is no record.
     """
-    records, out_dir = _select(records_root, experiment), Path(out_dir)
+    records, out_dir = _select(records_root, None), Path(out_dir)
     sections = [Section.of(gathered) for gathered in gather(records)]
     tables = out_dir / "tables"
     tables.mkdir(parents=True, exist_ok=True)
@@ -109,10 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Turn run records into tables and one HTML report.")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder with <experiment>/<run_id>.json")
     parser.add_argument("--out", type=Path, help="folder for tables/ and report.html (default: the results folder)")
-    parser.add_argument("--experiment", help="report this experiment alone")
+    parser.add_argument("--experiment", help="print the table of this experiment alone")
     options = parser.parse_args(arguments)
     try:
-        page = build_report(options.results, options.out or options.results, options.experiment)
+        page = build_report(options.results, options.out or options.results)
         print(table_text(_select(options.results, options.experiment)))
     except (FileNotFoundError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
