@@ -4,7 +4,7 @@ from typing import Any
 
 from bdia.results import Metric, RunRecord
 
-GAMMA = {"_target_": "bdia.reversible.TwoPoint", "value": "1/2"}
+GAMMA = {"_target_": "bdia.reversible.TwoPoint", "value": "1/2", "per": "sample"}
 BDIA = {"_target_": "bdia.reversible.BdiaStack", "_partial_": True, "gamma": GAMMA, "bits": 9}
 STANDARD = {"_target_": "bdia.reversible.StandardStack", "_partial_": True}
 REVVIT = {"_target_": "bdia.reversible.RevVitStack", "_partial_": True}

@@ -116,6 +116,8 @@ def gamma_text(gamma: Any) -> str:
         return str(gamma)
     name = class_name(gamma)
     arguments = {key: value for key, value in gamma.items() if not key.startswith("_")}
+    if arguments.get("per") == "sample":  # the paper's way, not worth a word
+        del arguments["per"]
     if name == "TwoPoint" and set(arguments) == {"value"}:
         return f"±{arguments['value']}"
     text = ", ".join(f"{value}" for value in arguments.values())
