@@ -3,6 +3,7 @@
 `stack`, `optimizer` and `scheduler` are `_partial_`: the model and the task complete them.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from bdia.tasks import Task
+
+# What Lightning says of normal runs here: a run's folder holds its config and checkpoint, short epochs are meant.
+EXPECTED_WARNINGS = (
+    "Checkpoint directory .* exists and is not empty",
+    "The number of training batches .* is smaller than the logging interval",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "Total length of `list` across ranks is zero",  # no validation split: the paper's protocol
+)
 
 
 def build_data(cfg: DictConfig) -> LightningDataModule:
@@ -50,5 +59,7 @@ def build_loggers(cfg: DictConfig, run_dir: Path, name: str, recorded: dict[str,
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], run_dir: Path) -> Trainer:
-    """Build the Lightning trainer."""
+    """Build the Lightning trainer; of its warnings only the expected ones are silenced."""
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=run_dir, _convert_="all")

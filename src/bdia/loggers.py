@@ -1,15 +1,17 @@
 """Loggers, called alike by `build_loggers`: (save_dir, name, group, config)."""
 
+import netrc
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 
 def csv(save_dir: Path, name: str, group: str, config: dict[str, Any]) -> CSVLogger:
-    """Write metrics.csv into the run's folder."""
-    return CSVLogger(save_dir, name="", version="csv")
+    """Write csv/version_<n>/metrics.csv into the run's folder; a resumed run opens the next version."""
+    return CSVLogger(save_dir, name="csv")
 
 
 def wandb(save_dir: Path, name: str, group: str, config: dict[str, Any], project: str = "bdia") -> WandbLogger:
@@ -21,6 +23,18 @@ def wandb(save_dir: Path, name: str, group: str, config: dict[str, Any], project
 
     for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         os.environ.setdefault(variable, str(save_dir / "wandb"))
-    online = bool(os.environ.get("WANDB_API_KEY") or client.api.api_key) and os.environ.get("WANDB_MODE") != "offline"
+    online = _has_key() and os.environ.get("WANDB_MODE") != "offline"
     settings = client.Settings(silent=True, console="off", mode="online" if online else "offline")
+    client.setup(settings)  # now, or it warns of an argument that Lightning passes
     return WandbLogger(save_dir=save_dir, name=name, group=group, config=config, project=project, settings=settings)
+
+
+def _has_key() -> bool:
+    """Tell whether `wandb login` or WANDB_API_KEY left a key; asks nobody."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC", Path.home() / ".netrc")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -3,9 +3,12 @@
 import gc
 import logging
 import platform
+import re
+import shutil
 import signal
 import sys
 import time
+import traceback
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +24,7 @@ from bdia.build import build_callbacks, build_data, build_loggers, build_task, b
 from bdia.measure import Measurement
 from bdia.results.identity import config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RunRecord
-from bdia.results.store import read_records, write_record
+from bdia.results.store import write_record
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROOT = CONFIGS.parent
@@ -30,12 +33,27 @@ log = logging.getLogger("bdia")
 _NOT_THE_CONDITION = ("paths", "logger", "rerun")  # where things lie and what is logged do not change a result
 
 
-class SaveOnSigterm(Callback):
-    """Write the checkpoint from which the same command continues when the job is told to end."""
+class Resume(Callback):
+    """Continue at the very batch at which a checkpoint was written, and write one when the job is told to end."""
+
+    position: dict[str, Any] | None = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save the loader's position."""
+        checkpoint["train_loader"] = trainer.train_dataloader.state_dict()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the position until there is a loader."""
+        self.position = checkpoint.get("train_loader")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the position; Lightning forgets to where the schedule's length was asked for before (2.6)."""
+        if self.position is not None:
+            trainer.train_dataloader.load_state_dict(self.position)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save at the batch boundary at which Lightning raises for SIGTERM."""
-        if isinstance(exception, SIGTERMException):
+        """Save at the batch boundary at which Lightning raises; inside validation or test the last epoch's stands."""
+        if isinstance(exception, SIGTERMException) and trainer.training:
             trainer.save_checkpoint(Path(trainer.checkpoint_callback.dirpath) / "last.ckpt")
 
 
@@ -50,7 +68,7 @@ def train(cfg: DictConfig) -> RunRecord:
     """Train, test once, and write `<paths.results>/<name>/<run_id>.json`, whatever happens.
 
     Checkpoints lie in `<paths.runs>/<name>/<config hash>_s<seed>`, so the same config continues an interrupted
-    run; a config that has already ended well is not run again unless `rerun=true`.
+    run; a config that has ended well there is not run again unless `rerun=true`.
 
     Returns:
         The record; for a config that has already ended well, the one on disk.
@@ -59,30 +77,33 @@ def train(cfg: DictConfig) -> RunRecord:
     """
     recorded = recorded_config(cfg)
     sha = config_sha256(recorded)
-    done = None if cfg.rerun else _finished(Path(cfg.paths.results), cfg.name, sha)
-    if done is not None:
-        log.warning("already done: %s (commit %s). rerun=true runs it again.", done.run_id, done.git["sha"][:7])
-        return done
+    run_dir = Path(cfg.paths.runs).resolve() / cfg.name / f"{sha[:8]}_s{cfg.seed}"
+    done = run_dir / "record.json"
+    if done.exists() and not cfg.rerun:
+        log.warning("already done: %s. rerun=true runs it again.", done)
+        return RunRecord.from_json(done.read_text(), str(done))
     started, clock = datetime.now(UTC), time.perf_counter()
     git = git_state(ROOT)
     record = RunRecord(
         run_id=run_id(started, git["sha"], sha, cfg.seed), experiment=cfg.name, status="ok", seed=cfg.seed,
-        git=git, config=recorded, config_sha256=sha, device=_device(), precision=str(cfg.trainer.precision),
-        started_utc=started.isoformat(), wall_s=0.0, metrics=[], error=None,
+        git=git, config=recorded, config_sha256=sha, device=_device(cfg.trainer.accelerator),
+        precision=str(cfg.trainer.precision), started_utc=started.isoformat(), wall_s=0.0, metrics=[], error=None,
     )  # fmt: skip
-    run_dir = Path(cfg.paths.runs).resolve() / cfg.name / f"{sha[:8]}_s{cfg.seed}"
     rows: list[Metric] = []
     try:
         _fit_and_test(cfg, recorded, run_dir, rows)
     except BaseException as error:
-        reason = f"{type(error).__name__}: {error}"
-        record = replace(record, status=_status(error), error=reason.replace(str(Path.home()), "~")[:2000])
+        traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; the model must not stay with it
+        record = replace(record, status=_status(error), error=_without_folders(f"{type(error).__name__}: {error}"))
         raise
     finally:
+        _free_memory()
         record = replace(record, metrics=rows, wall_s=round(time.perf_counter() - clock, 3))
         if _is_rank_zero():
             path = write_record(record, Path(cfg.paths.results))
             log.info("record: %s", path)
+            if record.status == "ok":
+                shutil.copy(path, done)
     return record
 
 
@@ -93,41 +114,45 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, rows
     task = build_task(cfg, data.num_classes)
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(recorded), run_dir / "config.yaml")
-    callbacks = [*build_callbacks(cfg, run_dir), SaveOnSigterm()]
+    callbacks = [*build_callbacks(cfg, run_dir), Resume()]
     loggers = build_loggers(cfg, run_dir, f"{run_dir.name}_{_stack_name(recorded)}", recorded)
+    outcome = "failed"
     try:
         trainer = build_trainer(cfg, callbacks, loggers, run_dir)
         last = run_dir / "last.ckpt"
         trainer.fit(task, data, ckpt_path=last if last.exists() else None, weights_only=False)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
         trainer.test(task, data, verbose=False)
-        last.replace(run_dir / "final.ckpt")
+        if trainer.is_global_zero:
+            last.replace(run_dir / "final.ckpt")
+        outcome = "success"
     finally:
         rows.append(_metric("parameters", sum(p.numel() for p in task.parameters())))
         rows += [_metric(*row) for callback in callbacks if isinstance(callback, Measurement) for row in callback.rows]
         for logger in loggers:
-            logger.finalize("success")
-        _close_wandb()
-        del task, data, callbacks
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # the next job of a sweep in this process starts from nothing
+            logger.finalize(outcome)
+        _close_wandb(outcome)
 
 
 def _metric(name: str, value: float, split: str | None = None, step: int | None = None) -> Metric:
     return Metric(name, value, UNITS[name], split, step)
 
 
-def _close_wandb() -> None:
+def _close_wandb(outcome: str) -> None:
     client = sys.modules.get("wandb")  # not imported where W&B is not asked for
     if client is not None and client.run is not None:
-        client.finish()
+        client.finish(exit_code=int(outcome == "failed"))
 
 
-def _finished(results: Path, experiment: str, sha: str) -> RunRecord | None:
-    found = [r for r in read_records(results) if r.experiment == experiment] if results.is_dir() else []
-    return next((r for r in reversed(found) if r.config_sha256 == sha and r.status == "ok"), None)
+def _free_memory() -> None:
+    """Leave nothing of this job to the next one of a sweep in the same process."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _without_folders(text: str) -> str:
+    """Cut absolute paths down to the file's name: records are public and the same on every machine."""
+    return re.sub(r"(?<![\w.~/-])/(?:[^/\s'\"]+/)+", "", text)[:2000]
 
 
 def _status(error: BaseException) -> str:
@@ -145,9 +170,9 @@ def _is_rank_zero() -> bool:
     return not (torch.distributed.is_initialized() and torch.distributed.get_rank())
 
 
-def _device() -> dict[str, Any]:
-    """Name what the run ran on."""
-    on_gpu = torch.cuda.is_available()
+def _device(accelerator: str) -> dict[str, Any]:
+    """Name what the run runs on."""
+    on_gpu = torch.cuda.is_available() and accelerator != "cpu"
     return {
         "name": torch.cuda.get_device_name() if on_gpu else _cpu_name(),
         "count": torch.cuda.device_count() if on_gpu else 1,

@@ -32,17 +32,20 @@ class Measurement(Callback):
 class History(Measurement):
     """Keep `split/name` values that the task logged, once per epoch and once for the test."""
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the validation's values; Lightning would show them again after epochs without validation."""
+        self._add(trainer, "val")
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add one row per logged value of the epoch; validation ran before."""
-        self._add(trainer, ("train", "val"))
+        """Add the epoch's values; after a resume inside the epoch they are means over its last batches."""
+        self._add(trainer, "train")
         self.rows.append(Row("lr", float(trainer.optimizers[0].param_groups[0]["lr"]), "train", trainer.global_step))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the test values."""
-        self._add(trainer, ("test",))
+        self._add(trainer, "test")
 
-    def _add(self, trainer: Trainer, splits: tuple[str, ...]) -> None:
+    def _add(self, trainer: Trainer, split: str) -> None:
         for key, value in trainer.callback_metrics.items():
-            split, _, name = key.partition("/")
-            if split in splits:
-                self.rows.append(Row(name, float(value), split, trainer.global_step))
+            if key.startswith(f"{split}/") and not trainer.sanity_checking:
+                self.rows.append(Row(key.removeprefix(f"{split}/"), float(value), split, trainer.global_step))

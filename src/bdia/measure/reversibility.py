@@ -10,8 +10,8 @@ from bdia.measure.history import Measurement, Row
 class ReversibilityCheck(Measurement):
     """On one batch, verify the reversible stacks: 0 where every stream came back bit for bit, else the largest error.
 
-    A stack on a grid compares integer sums of bits and raises ReversibilityError on a difference; one without (RevViT as
-    published, BDIA in float) keeps copies of its streams for this one batch and measures.
+    A stack on a grid compares integer sums of bits and raises ReversibilityError on a difference; one without (RevViT
+    as published, BDIA in float) keeps copies of its streams for this one batch and measures.
 
     Args:
         at_batch: the batch verified, counted from the start of training; not the one whose memory is measured.

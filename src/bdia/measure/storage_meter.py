@@ -1,6 +1,6 @@
 """Exact accounting of live tensor storages on the CPU, where there is no allocator to ask.
 
-`torch.distributed._tools.MemTracker` does the same, but books a whole Lightning step under "optimizer", because Lightning
+`torch.distributed._tools.MemTracker` does the same, but books a whole Lightning step under "optimizer", for Lightning
 runs forward and backward inside `optimizer.step(closure)`. The tests hold the two totals equal outside Lightning.
 """
 

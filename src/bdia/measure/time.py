@@ -25,6 +25,7 @@ class StepTimer(Measurement):
         self.skip, self.keep = skip, keep
         self.steps: list[tuple[Any, Any, int]] = []
         self.epochs: list[float] = []
+        self.epoch_start: float | None = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the epoch's clock."""
@@ -32,7 +33,8 @@ class StepTimer(Measurement):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the epoch's clock; it includes data, callbacks and validation."""
-        self.epochs.append(time.perf_counter() - self.epoch_start)
+        if self.epoch_start is not None:  # None: resumed inside this epoch, whose start was another process's
+            self.epochs.append(time.perf_counter() - self.epoch_start)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the step's clock."""
@@ -52,11 +54,9 @@ class StepTimer(Measurement):
         if self.steps:
             full = max(size for _, _, size in self.steps)
             milliseconds = statistics.median(_elapsed(a, b) for a, b, size in self.steps if size == full)
-            self.rows = [
-                Row("step_time", milliseconds),
-                Row("throughput", 1000 * full / milliseconds),
-                Row("epoch_time", statistics.median(self.epochs)),
-            ]
+            self.rows = [Row("step_time", milliseconds), Row("throughput", 1000 * full / milliseconds)]
+        if self.epochs:
+            self.rows.append(Row("epoch_time", statistics.median(self.epochs)))
 
 
 def _now(device: torch.device) -> Any:

@@ -31,6 +31,7 @@ class Task(LightningModule):
     ) -> None:
         super().__init__()
         self.net, self.optimizer, self.scheduler, self.seed = net, optimizer, scheduler, seed
+        self.gradients: dict[str, torch.Tensor] = {}
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimizer over trainable parameters and its per-step schedule."""
@@ -49,3 +50,17 @@ class Task(LightningModule):
         """Step, then drop the gradients: Lightning would keep them through the next forward, where memory peaks."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad(set_to_none=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what gradient accumulation holds so far; there are no gradients between optimizer steps."""
+        checkpoint["gradients"] = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep them until training starts: Lightning clears gradients before."""
+        self.gradients = checkpoint.get("gradients", {})
+
+    def on_train_start(self) -> None:
+        """Restore them."""
+        for name, gradient in self.gradients.items():
+            self.get_parameter(name).grad = gradient.to(self.device)
+        self.gradients = {}

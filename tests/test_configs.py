@@ -1,0 +1,189 @@
+"""Every file under configs/ composes and builds; what a stack does not read is refused."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException, InstantiationException
+from omegaconf import OmegaConf
+
+import bdia.train
+from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer
+from bdia.train import CONFIGS, train
+from training_helpers import compose_config
+
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+# gamma laws sit inside the stack that reads them; laws without an inverse need stored activations
+PACKAGE = {"gamma": "gamma@stack.gamma"}
+NEEDS = {"gamma=zero": ["stack.backward=stored"], "gamma=uniform": ["stack.backward=stored"]}
+GROUP_FILES = sorted(
+    f"{path.parent.name}={path.stem}"
+    for path in CONFIGS.glob("*/*.yaml")
+    if path.parent.name not in ("experiment", "hydra")
+)
+
+
+def build_all(cfg, folder):
+    """Build everything a job builds, the weights on the meta device; one step of the schedule."""
+    data = build_data(cfg)
+    with torch.device("meta"):
+        task = build_task(cfg, data.num_classes)
+        optimizer = task.optimizer(task.parameters())
+        task.scheduler(optimizer, total_steps=10)
+    build_trainer(cfg, build_callbacks(cfg, folder), [], folder)
+    return task
+
+
+def jobs_of(experiment):
+    """The overrides of each job of an experiment, with one seed."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=[f"experiment={experiment}"], return_hydra_config=True)
+    assert cfg.hydra.mode.name == "MULTIRUN"
+    params = {key: str(values).split(",") for key, values in cfg.hydra.sweeper.params.items()}
+    params["seed"] = params["seed"][:1]
+    return [[f"{k}={v}" for k, v in zip(params, job, strict=True)] for job in itertools.product(*params.values())]
+
+
+@pytest.mark.parametrize("choice", GROUP_FILES)
+def test_every_file_of_every_group_composes_and_builds(choice, tmp_path, monkeypatch):
+    group, _, name = choice.partition("=")
+    cfg = compose_config(f"{PACKAGE.get(group, group)}={name}", *NEEDS.get(choice, []))
+    build_all(cfg, tmp_path)
+    monkeypatch.setattr("bdia.loggers._has_key", lambda: False)
+    assert len(build_loggers(cfg, tmp_path, "name", {})) == len(cfg.logger)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_job_of_every_experiment_composes_and_builds(experiment, tmp_path):
+    jobs = jobs_of(experiment)
+    assert len(jobs) > 1
+    hashes = set()
+    for job in jobs:
+        cfg = compose_config(f"experiment={experiment}", *job)
+        assert cfg.name == experiment
+        build_all(cfg, tmp_path)
+        hashes.add(bdia.train.config_sha256(bdia.train.recorded_config(cfg)))
+    assert len(hashes) == len(jobs)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_models_comment_states_its_parameters(model):
+    stated = re.search(r"([\d,]+) parameters with 10 classes", (CONFIGS / "model" / f"{model}.yaml").read_text())
+    with torch.device("meta"):
+        task = build_task(compose_config(f"model={model}", "stack=standard"), num_classes=10)
+    assert sum(p.numel() for p in task.net.parameters()) == int(stated[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_file_opens_with_a_comment(path):
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiments_header_says_how_long_it_takes_and_a_command_that_runs_it(experiment):
+    first, *rest = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    header = " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), rest))
+    assert first == "# @package _global_"
+    assert re.search(r"\b(minutes?|hours?|days?)\b", header)
+    command = header.partition("Run: ")[2]
+    assert command
+    data, scale = re.match(r"table1_(cifar100?)_?(\w*)$", experiment).groups() if "table1" in experiment else ("", "")
+    wanted = {
+        "demo": "make demo",
+        "memory_paper": "make bench",
+    }.get(experiment, f"make reproduce-{data} SCALE={scale or 'paper'}" if data else f"experiment={experiment}")
+    assert wanted in command
+    makefile = CONFIGS.parent / "Makefile"
+    for target in re.findall(r"make ([\w-]+)", command):
+        assert f"\n{target}:" in makefile.read_text()
+
+
+def test_the_paper_experiments_train_as_the_paper_says():
+    for name in ("table1_cifar10", "table1_cifar100", "table2_cifar10", "bits_cifar10"):
+        cfg = compose_config(f"experiment={name}")
+        net, optimizer = cfg.model.net, cfg.optimizer
+        assert (net.width, net.depth, net.heads, net.head_dim, net.mlp_hidden) == (512, 6, 8, 64, 512)
+        assert (net.patch_size, net.dropout) == (4, 0.1)
+        assert (optimizer._target_, optimizer.lr, list(optimizer.betas)) == ("bdia.optim.SetAdam", 1e-4, [0.9, 0.999])
+        assert (cfg.data.batch_size, cfg.data.val_fraction, cfg.data.train_per_class) == (128, 0, None)
+        assert (cfg.scheduler._target_, cfg.trainer.max_epochs) == ("bdia.optim.cosine", 300)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stack=standard", "stack.bits=7"], r"Key 'bits' is not in struct"),
+        (["stack=checkpoint", "gamma@stack.gamma=quarter"], r"Could not override 'gamma@stack.gamma'"),
+        (["stack=revvit", "stack.keep_last=2"], r"Key 'keep_last' is not in struct"),
+        (["stack=revvit", "gamma@stack.gamma=quarter"], r"Could not override 'gamma@stack.gamma'"),
+        (["optimizer=adamw", "optimizer.eps_inside=1"], r"Key 'eps_inside' is not in struct"),
+        (["stack=nonesuch"], r"Could not find 'stack/nonesuch'"),
+    ],
+)
+def test_a_knob_that_the_choice_does_not_read_is_refused_when_composing(overrides, message):
+    with pytest.raises(ConfigCompositionException) as refused:
+        compose_config(*overrides)
+    assert re.search(message, f"{refused.value} {refused.value.__cause__}")
+
+
+@pytest.mark.parametrize("gamma", ["zero", "uniform"])
+def test_a_law_without_inverse_is_refused_with_the_key_to_change(gamma):
+    with pytest.raises(InstantiationException, match=r"has no inverse: set stack\.backward=stored") as refused:
+        build_task(compose_config(f"gamma@stack.gamma={gamma}"), num_classes=10)
+    assert isinstance(refused.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("stack.bits=99", "stack.bits"),
+        ("stack.backward=maybe", "stack.backward"),
+        ("stack.keep_last=-1", "stack.keep_last"),
+        ("model.net.patch_size=5", "model.net.patch_size"),
+    ],
+)
+def test_a_value_out_of_range_names_its_config_key(override, key):
+    with pytest.raises(InstantiationException, match=re.escape(key)):
+        build_task(compose_config(override), num_classes=10)
+
+
+def test_timms_model_trains_on_revvit_with_the_mean_of_the_streams(tiny):
+    places = [f"paths.{name}={place}" for name, place in tiny().paths.items()]
+    small = ["+model.net.depth=2", "+model.net.embed_dim=24", "+model.net.num_heads=2", "logger=csv"]
+    short = [
+        "trainer.max_epochs=1",
+        "data.train_per_class=2",
+        "data.batch_size=10",
+        "trainer.enable_progress_bar=false",
+    ]
+    overrides = ["model=timm_vit", "stack=revvit", "stack.merge=mean", "trainer.accelerator=cpu"]
+    cfg = compose_config(*overrides, *small, *short, *places)
+    assert train(cfg).final("loss", "test") > 0
+    with pytest.raises(InstantiationException, match=r"stack\.merge=mean"):
+        build_task(compose_config("model=timm_vit", "stack=revvit"), num_classes=10)
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm"])
+def test_the_optional_launchers_can_be_selected(launcher):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher", reason="extra `launchers`")
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=[f"hydra/launcher={launcher}"], return_hydra_config=True)
+    assert launcher.partition("_")[0] in cfg.hydra.launcher._target_.lower()
+
+
+def test_sweep_folders_name_the_job_and_its_overrides_and_runs_carry_microseconds():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", return_hydra_config=True)
+    raw = OmegaConf.to_container(cfg.hydra, resolve=False)
+    assert raw["sweep"]["subdir"] == "${hydra.job.num}_${hydra.job.override_dirname}"
+    assert "%f" in raw["run"]["dir"] and "%f" in raw["sweep"]["dir"]
+    assert not raw["job"]["chdir"]
+
+
+def test_the_data_folder_is_taken_from_the_environment(monkeypatch):
+    monkeypatch.setenv("BDIA_DATA", "elsewhere")
+    assert Path(compose_config("data=cifar10").data.data_dir) == Path("elsewhere")
