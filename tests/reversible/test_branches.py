@@ -65,3 +65,16 @@ def test_a_block_without_branches_is_refused_when_the_stack_is_built():
     del partial.norm2
     with pytest.raises(TypeError, match="TinyBlock has no norm2:"):
         branches(partial)
+
+
+def test_a_block_with_more_than_the_named_parts_is_refused():
+    block = TinyBlock()
+    block.gamma_1 = nn.Parameter(torch.ones(D))  # a layer scale that reading the branches would leave out
+    with pytest.raises(TypeError, match=r"also gamma_1.*timm's pre-norm Block"):
+        branches(block)
+
+
+def test_a_post_norm_block_is_refused():
+    ResPostBlock = type("ResPostBlock", (TinyBlock,), {})
+    with pytest.raises(TypeError, match="its norms last"):
+        branches(ResPostBlock())

@@ -13,6 +13,7 @@ from reversible_helpers import (
     T,
     TinyBlock,
     assert_bit_equal,
+    assert_equal_tensors,
     gradients,
     loss_of,
     make_blocks,
@@ -258,6 +259,24 @@ def test_compiled_blocks_train_exactly():
     for block in blocks:
         block.compile(backend="aot_eager")
     compare(blocks, make_tokens(), keep_last=0)
+
+
+@pytest.mark.parametrize("stack", [BdiaStack, RevVitStack])
+def test_a_compiled_model_around_a_stack_trains_exactly(stack):
+    torch._dynamo.reset()
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.blocks = stack(make_blocks(3))
+
+        def forward(self, x):
+            return self.blocks(x * 1.5) * 2
+
+    wanted, found = Model(), torch.compile(Model(), backend="aot_eager")
+    x = make_tokens()
+    assert_equal_tensors(gradients(found, x), gradients(wanted, x))
 
 
 # --- several passes ---

@@ -379,3 +379,27 @@ def test_the_global_seed_decides_training():
     stack, x = BdiaStack(make_blocks(4, 0.1)), make_tokens()
     assert_bit_equal(gradients(stack, x, seed=1), gradients(stack, x, seed=1))
     assert not torch.equal(gradients(stack, x, seed=1)[0], gradients(stack, x, seed=2)[0])
+
+
+@pytest.mark.parametrize("value", ["abc", "1/0", float("nan"), float("inf")])
+def test_an_eval_gamma_that_is_no_number_names_its_key(value):
+    with pytest.raises(ValueError, match=r"stack\.eval_gamma"):
+        BdiaStack(make_blocks(2), eval_gamma=value)
+
+
+@pytest.mark.parametrize("keep_last", [None, -1, 1.5])
+def test_a_keep_last_that_is_no_count_names_its_key(keep_last):
+    with pytest.raises(ValueError, match=r"stack\.keep_last"):
+        BdiaStack(make_blocks(2), keep_last=keep_last)
+
+
+def test_a_grid_of_revvit_names_its_own_key():
+    with pytest.raises(ValueError, match=r"stack\.grid_bits"):
+        RevVitStack(make_blocks(2), grid_bits=99)
+
+
+@pytest.mark.parametrize(("keep_last", "rebuilt"), [(0, 3), (1, 2), (4, 0)])
+def test_a_stack_counts_the_streams_that_backward_rebuilds(keep_last, rebuilt):
+    stack = BdiaStack(make_blocks(4), keep_last=keep_last)
+    stack(make_tokens())
+    assert stack.rebuilt == rebuilt

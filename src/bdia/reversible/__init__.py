@@ -1,6 +1,6 @@
 """The reversible engine: grid, gamma laws, the BDIA step and the stacks that train with it. Imports torch only."""
 
-from bdia.reversible.gamma import Constant, Discrete, Gamma, TwoPoint, Uniform
+from bdia.reversible.gamma import Constant, Discrete, Gamma, GammaMeanWarning, TwoPoint, Uniform
 from bdia.reversible.grid import GridOverflowError, ReversibilityError
 from bdia.reversible.side_info import pack_side_info, unpack_side_info
 from bdia.reversible.stacks import BdiaStack, BlockStack, CheckpointStack, RevVitStack, StandardStack
@@ -13,6 +13,7 @@ __all__ = [
     "Constant",
     "Discrete",
     "Gamma",
+    "GammaMeanWarning",
     "GridOverflowError",
     "RevVitStack",
     "ReversibilityError",

@@ -7,24 +7,29 @@ from torch import Tensor, nn
 Branch = Callable[..., Tensor]
 
 _TIMM_NAMES = ("norm1", "attn", "norm2", "mlp")
+_TIMM_OPTIONS = ("ls1", "drop_path1", "ls2", "drop_path2")
 
 
 def branches(block: nn.Module) -> tuple[Branch, Branch]:
     """Return (attention, MLP) so that a standard block is x + attention(x), then x + mlp(x).
 
-    Reads timm-like blocks (norm1, attn, norm2, mlp, with optional ls1, drop_path1, ls2, drop_path2), or calls
-    `block.branches()` where a block has that method. Extra block inputs go to the attention branch.
+    Reads pre-norm blocks like timm's `Block` (norm1, attn, norm2, mlp, with optional ls1, drop_path1, ls2, drop_path2),
+    or calls `block.branches()` where a block has that method. Extra block inputs go to the attention branch.
 
     Raises:
-        TypeError: the block shows neither.
+        TypeError: the block shows neither, or holds more than these parts, which its branches would leave out.
     """
     if hasattr(block, "branches"):
         return block.branches()
     missing = [name for name in _TIMM_NAMES if not hasattr(block, name)]
-    if missing:
+    held = {name.partition(".")[0] for name, _ in block.named_parameters()}
+    extra = sorted(held - {*_TIMM_NAMES, *_TIMM_OPTIONS})
+    post_norm = type(block).__name__ == "ResPostBlock"  # timm's post-norm block has the same names
+    if missing or extra or post_norm:
+        reason = f"no {', '.join(missing)}" if missing else f"also {', '.join(extra)}" if extra else "its norms last"
         raise TypeError(
-            f"{type(block).__name__} has no {', '.join(missing)}: RevVitStack needs timm-like blocks or a method "
-            "branches() -> (attention, mlp); choose another stack, or add it"
+            f"{type(block).__name__} has {reason}: RevVitStack needs timm's pre-norm Block or a method branches() -> "
+            "(attention, mlp); choose another stack, or add it"
         )
 
     def half(norm: str, branch: str, scale: str, drop: str) -> Branch:

@@ -51,9 +51,9 @@ def as_fraction(value: str | int | float | Fraction) -> Fraction:
                 f"gamma value {value!r} is no fraction with a denominator up to {MAX_DENOMINATOR}; "
                 'write stack.gamma as "p/q"'
             )
-    if fraction.denominator > MAX_DENOMINATOR:
+    if fraction.denominator > MAX_DENOMINATOR or abs(fraction) > MAX_DENOMINATOR:
         raise ValueError(
-            f"gamma value {value!r}: denominators go up to {MAX_DENOMINATOR} (8 side bits); set stack.gamma"
+            f"gamma value {value!r}: denominator and magnitude end at {MAX_DENOMINATOR} (8 bits); set stack.gamma"
         )
     return fraction
 
@@ -97,16 +97,23 @@ class Discrete:
             )
         self.side_bits = max(math.ceil(math.log2(f.denominator)) for f in self.weights)
         self.reversible = 0 not in self.weights
+        self._tables: dict[torch.device, tuple[Tensor, Gamma]] = {}
         _warn_unless_mean_is_zero(self, float(sum(float(f) * w for f, w in self.weights.items())))
 
     def sample(self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Gamma:
         """Draw one gamma per sample (one for all of them with per="batch"); tensors of shape (batch,)."""
         draws = batch if self.per == "sample" else 1
-        probabilities = torch.tensor(list(self.weights.values()), device=device)
-        index = torch.multinomial(probabilities, draws, replacement=True, generator=generator).expand(batch)
-        numerators = torch.tensor([f.numerator for f in self.weights], dtype=torch.int32, device=device)
-        denominators = torch.tensor([f.denominator for f in self.weights], dtype=torch.int32, device=device)
-        return Gamma(numerators[index], denominators[index])
+        bounds, values = self._table(torch.device(device))
+        index = torch.bucketize(torch.rand(draws, generator=generator, device=device), bounds, right=True).expand(batch)
+        return Gamma(values.numerator[index], values.denominator[index])
+
+    def _table(self, device: torch.device) -> tuple[Tensor, Gamma]:
+        """Bounds of the fractions' shares of [0, 1), and the fractions; copied to a device once, for a copy waits."""
+        if device not in self._tables:
+            bounds = torch.tensor(list(self.weights.values()), dtype=torch.float64).cumsum(0)[:-1].float()
+            parts = torch.tensor([(f.numerator, f.denominator) for f in self.weights], dtype=torch.int32)
+            self._tables[device] = bounds.to(device), Gamma(*parts.to(device).unbind(1))
+        return self._tables[device]
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{fraction}: {weight:g}" for fraction, weight in self.weights.items())
@@ -135,8 +142,10 @@ class Uniform:
     reversible = False
 
     def __init__(self, low: float, high: float, per: str = "sample") -> None:
-        if not low < high:
-            raise ValueError(f"low={low!r}, high={high!r}: wanted low < high; set stack.gamma.low and stack.gamma.high")
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(
+                f"low={low!r}, high={high!r}: wanted finite low < high; set stack.gamma.low and stack.gamma.high"
+            )
         self.low, self.high, self.per = float(low), float(high), _check_per(per)
         _warn_unless_mean_is_zero(self, (self.low + self.high) / 2)
 

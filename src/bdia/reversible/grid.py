@@ -20,10 +20,10 @@ class GridOverflowError(ArithmeticError):
     """A residual stream left the range in which float32 is exact on the grid, or is not finite."""
 
 
-def check_bits(bits: int) -> int:
-    """Return `bits` if the grid 2^-bits is usable; raise ValueError otherwise."""
+def check_bits(bits: int, key: str = "stack.bits") -> int:
+    """Return `bits` if the grid 2^-bits is usable; raise ValueError naming the config `key` otherwise."""
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= MAX_BITS:
-        raise ValueError(f"bits={bits!r}: the grid 2^-bits needs an integer from 1 to {MAX_BITS}; set stack.bits")
+        raise ValueError(f"bits={bits!r}: the grid 2^-bits needs an integer from 1 to {MAX_BITS}; set {key}")
     return bits
 
 
@@ -61,5 +61,6 @@ def check_range(peaks: list[tuple[int, Tensor]], bits: int) -> None:
             value, limit = peak / units(bits), UNIT_LIMIT / units(bits)
             raise GridOverflowError(
                 f"block {block}: residual stream reaches |x| = {value:g}; with bits={bits} it must stay below "
-                f"{limit:g} = 2^(24 - bits) to be exact. Lower stack.bits, or the learning rate if it diverges"
+                f"{limit:g} = 2^(24 - bits) to be exact. Lower stack.bits (RevViT: "
+                "stack.grid_bits), or the learning rate if it diverges"
             )

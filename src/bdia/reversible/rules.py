@@ -7,6 +7,7 @@ A rule works on a slice of samples (`rows`), so the tape can bound temporaries; 
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from bdia.reversible.gamma import Gamma
@@ -41,7 +42,7 @@ class Rule(Protocol):
 
 def _round(x: Tensor, bits: int | None) -> tuple[Tensor, Tensor | None]:
     if bits is None:
-        return x.float().clone(), None
+        return x.to(torch.float32, copy=True), None
     rounded = quantize(x, bits)
     return rounded, largest_magnitude(rounded) * units(bits)
 

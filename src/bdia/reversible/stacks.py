@@ -5,6 +5,7 @@ A stack is an `nn.Sequential` of its blocks, so weights move freely between stac
 Shape letters: B batch, T tokens, D width, K blocks.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Literal
@@ -43,22 +44,24 @@ class _TapedStack(BlockStack):
         reconstruction_error: of the last forward, update -> max |rebuilt - true| once its backward ran; off the grid
             and with `verify` only. On the grid a difference raises ReversibilityError instead.
         side_bytes: bytes of side information that the last forward stored.
+        rebuilt: number of streams that the backward of the last forward rebuilds.
     """
 
     verify: bool
     reconstruction_error: dict[int, Tensor]
     side_bytes: int
+    rebuilt: int
 
     def __init__(self, blocks: Iterable[nn.Module], verify: bool) -> None:
         super().__init__(blocks)
-        self.verify, self.reconstruction_error, self.side_bytes = verify, {}, 0
+        self.verify, self.reconstruction_error, self.side_bytes, self.rebuilt = verify, {}, 0, 0
 
     def _note(self, tape: Tape) -> None:
-        self.reconstruction_error, self.side_bytes = tape.errors, tape.side_bytes()
+        self.reconstruction_error, self.side_bytes, self.rebuilt = tape.errors, tape.side_bytes(), len(tape.sides)
 
 
 def _check_keep_last(keep_last: int, depth: int) -> int:
-    if keep_last < 0:
+    if not isinstance(keep_last, int) or keep_last < 0:
         raise ValueError(f"keep_last={keep_last}: wanted 0 or more blocks; set stack.keep_last")
     return min(keep_last, depth)
 
@@ -150,7 +153,7 @@ class BdiaStack(_TapedStack):
         self.eval_gamma = _read_eval_gamma(eval_gamma)
         self.quantize_eval = quantize_eval
 
-    @torch.compiler.disable(recursive=False)
+    @torch.compiler.disable  # compile blocks (block.compile()), not the loop around them: checkpoint does not trace
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """(B, T, D) -> (B, T, D) float32, on the grid."""
         bits = self.bits if self.training or self.quantize_eval else None
@@ -187,7 +190,8 @@ class BdiaStack(_TapedStack):
 class RevVitStack(_TapedStack):
     """RevViT (Mangalam et al., CVPR 2022): y1 = x1 + Attn(x2), y2 = x2 + MLP(y1), both streams start as x.
 
-    As one sequence of states z: z_{j+1} = z_{j-1} + branch_j(z_j), attention and MLP in turn.
+    As one sequence of states z: z_{j+1} = z_{j-1} + branch_j(z_j), attention and MLP in turn. The branches are called,
+    not the block: hooks, `compile()` and `fully_shard` belong on a block's submodules here.
 
     Args:
         blocks: blocks whose two branches `bdia.reversible.branches` can read.
@@ -207,12 +211,12 @@ class RevVitStack(_TapedStack):
         super().__init__(blocks, grid_bits is not None if verify is None else verify)
         if merge not in ("concat", "mean"):
             raise ValueError(f'merge={merge!r}: wanted "concat" or "mean"; set stack.merge')
-        self.bits = None if grid_bits is None else check_bits(grid_bits)
+        self.bits = None if grid_bits is None else check_bits(grid_bits, "stack.grid_bits")
         self.merge, self.streams = merge, 2 if merge == "concat" else 1
         for block in self:
             branches(block)  # a block without branches is refused here, not in the first step
 
-    @torch.compiler.disable(recursive=False)
+    @torch.compiler.disable  # compile blocks (block.compile()), not the loop around them: checkpoint does not trace
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """(B, T, D) -> (B, T, streams * D) float32."""
         calls = [_bind(branch, args, kwargs) for block in self for branch in branches(block)]
@@ -236,8 +240,10 @@ def _bind(block: Callable[..., Tensor], args: tuple, kwargs: dict) -> Callable[[
 
 
 def _read_eval_gamma(value: float | str | Fraction) -> Fraction | float:
-    """Read as an exact fraction where there is one; inference needs no inverse, so any other float will do."""
+    """Read as an exact fraction where there is one; inference needs no inverse, so any finite float will do."""
     try:
         return as_fraction(value)
-    except ValueError:
-        return float(value)
+    except ValueError as error:
+        if isinstance(value, float) and math.isfinite(value):
+            return value
+        raise ValueError(f'eval_gamma={value!r}: wanted a number or a fraction "p/q"; set stack.eval_gamma') from error

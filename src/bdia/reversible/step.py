@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bdia.reversible.gamma import Gamma
-from bdia.reversible.grid import check_range, largest_magnitude, units
+from bdia.reversible.grid import check_bits, check_range, largest_magnitude, units
 
 
 class StepOutput(NamedTuple):
@@ -74,7 +74,7 @@ def bdia_step(x_prev: Tensor, x_curr: Tensor, y: Tensor, gamma: Gamma, bits: int
         GridOverflowError: x_next or a term of it reaches 2^(24 - bits), where float32 stops being exact.
     Memory: allocates about six (B, T, D) tensors; keeps none.
     """
-    result = exact_step(x_prev, x_curr, y, gamma, bits)
+    result = exact_step(x_prev, x_curr, y, gamma, check_bits(bits))
     check_range([(0, torch.maximum(result.peak, largest_magnitude(x_prev) * units(bits)))], bits)
     return result.x_next, result.side
 

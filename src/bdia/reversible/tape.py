@@ -59,14 +59,14 @@ def _explain(k: int) -> str:
         f"block {k}: what backward recomputed differs from the forward pass, so the residual stream rebuilt below it "
         "is wrong and so are the gradients. Usual causes: a non-deterministic kernel "
         "(torch.use_deterministic_algorithms finds it), a block that changes its own state or its input, randomness "
-        "that is not torch's, a parameter changed between forward and backward. stack.backward=stored trains such "
-        "a block"
+        "that is not torch's, a parameter changed between forward and backward. "
+        "stack.backward=stored (RevViT: another stack) trains such a block"
     )
 
 
 _CONSUMED = (
     "second backward through one forward of a reversible stack: its states were released by the first one. "
-    "Run the forward again, sum the losses, or set stack.backward=stored"
+    "Run the forward again, sum the losses, or set stack.backward=stored (RevViT: take another stack)"
 )
 
 
