@@ -8,12 +8,15 @@ GAMMA = {"_target_": "bdia.reversible.TwoPoint", "value": "1/2", "per": "sample"
 BDIA = {"_target_": "bdia.reversible.BdiaStack", "_partial_": True, "gamma": GAMMA, "bits": 9}
 STANDARD = {"_target_": "bdia.reversible.StandardStack", "_partial_": True}
 REVVIT = {"_target_": "bdia.reversible.RevVitStack", "_partial_": True}
-DATA = {"batch_size": 128, "val_fraction": 0, "train_per_class": 200}
+DATA = {"batch_size": 128, "val_fraction": 0, "train_per_class": 200, "augmentation": "crop_flip"}
 
 
 def make_config(stack: dict[str, Any] = STANDARD, seed: int = 0, data: str = "cifar10") -> dict[str, Any]:
     """Return a resolved config at a scale far below the paper's."""
     net = {"_target_": "bdia.models.VisionTransformer", "width": 128, "patch_size": 8, "depth": 6, "heads": 4}
+    net |= {"head_dim": 64, "mlp_hidden": 512, "dropout": 0.1}
+    net |= {"tokenizer": {"_target_": "bdia.models.ShiftedPatchEmbed"}}
+    net |= {"attention": {"_target_": "bdia.models.LocalitySelfAttention"}}
     return {
         "seed": seed,
         "experiment": "table1_cifar10_cpu",
@@ -21,7 +24,8 @@ def make_config(stack: dict[str, Any] = STANDARD, seed: int = 0, data: str = "ci
         "model": {"_target_": "bdia.tasks.ImageClassification", "net": net | {"stack": stack}},
         "stack": stack,
         "optimizer": {"_target_": "bdia.optim.SetAdam", "_partial_": True, "lr": 1e-4},
-        "trainer": {"max_epochs": 100, "default_root_dir": f"outputs/{seed}"},
+        "scheduler": {"_target_": "bdia.optim.cosine", "_partial_": True},
+        "trainer": {"max_epochs": 100, "precision": "32-true", "default_root_dir": f"outputs/{seed}"},
     }
 
 

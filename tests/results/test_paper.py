@@ -107,3 +107,36 @@ def test_on_data_without_published_figures_the_claim_is_tested(accuracy, outcome
     (line,) = verdicts(only(records))
     assert "no figures for these runs on digits" in line
     assert outcome in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model.net.dropout": 0.0},
+        {"model.net.attention._target_": "timm.layers.Attention"},
+        {"data.augmentation": "none"},
+        {"scheduler._target_": "bdia.optim.constant"},
+        {"trainer.precision": "bf16-mixed"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_departure_from_the_papers_setting_is_named(change):
+    config = make_config()
+    for key, value in change.items():
+        *path, last = key.split(".")
+        node = config
+        for part in path:
+            node = node[part]
+        node[last] = value
+    assert len(setting_differences(config)) == len(setting_differences(make_config())) + 1
+
+
+def test_published_figures_stand_beside_the_published_form_only():
+    assert paper_row(make_config(BDIA)) is not None
+    assert paper_row(make_config(BDIA | {"gamma": GAMMA | {"per": "batch"}})) is None
+    assert paper_row(make_config(REVVIT | {"grid_bits": 9})) is None
+
+
+@pytest.mark.parametrize("value", ["abc", "1/0", None])
+def test_a_config_that_failed_on_its_gamma_still_reports(value):
+    assert paper_row(make_config(BDIA | {"gamma": GAMMA | {"value": value}})) is None

@@ -62,12 +62,20 @@ PAPER_SETTING = (
     _equals("model.net.patch_size", 4),
     _equals("model.net.depth", 6),
     _equals("model.net.heads", 8),
+    _equals("model.net.head_dim", 64),
+    _equals("model.net.mlp_hidden", 512),
+    _equals("model.net.dropout", 0.1),
+    Wanted("model.net.tokenizer._target_", "shifted patches", lambda seen: seen == "ShiftedPatchEmbed"),
+    Wanted("model.net.attention._target_", "locality self-attention", lambda seen: seen == "LocalitySelfAttention"),
     Wanted("data.train_per_class", "all 50,000 images", lambda seen: seen is None),
     _equals("data.val_fraction", 0),
     _equals("data.batch_size", 128),
+    _equals("data.augmentation", "crop_flip"),
     Wanted("trainer.max_epochs", "300 to 400", lambda seen: isinstance(seen, int) and seen >= 300),
     Wanted("optimizer._target_", "SET-Adam", lambda seen: str(seen).endswith("SetAdam")),
     _equals("optimizer.lr", 1e-4),
+    Wanted("scheduler._target_", "cosine to zero", lambda seen: seen == "cosine"),
+    Wanted("trainer.precision", "float32", lambda seen: str(seen) in ("32-true", "32")),
 )
 
 
@@ -100,11 +108,18 @@ def setting_differences(config: Mapping[str, Any]) -> list[str]:
 
 def _form(config: Mapping[str, Any]) -> tuple[Any, ...]:
     if stack_class(config) != "BdiaStack":
-        return (stack_class(config),)
+        on_grid = config["stack"].get("grid_bits") is not None  # RevViT as published is in float
+        return (stack_class(config), "on a grid") if on_grid else (stack_class(config),)
     gamma = config["stack"].get("gamma") or {}
-    value = gamma.get("value")
-    exact = None if value is None else Fraction(str(value))
-    return ("BdiaStack", class_name(gamma), exact, config["stack"].get("bits"))
+    law = class_name(gamma) if gamma.get("per", "sample") == "sample" else None  # the paper draws per sample
+    return ("BdiaStack", law, _fraction(gamma.get("value")), config["stack"].get("bits"))
+
+
+def _fraction(value: Any) -> Fraction | None:
+    try:
+        return Fraction(str(value))
+    except (ValueError, ZeroDivisionError):  # the config of a run that failed on it
+        return None
 
 
 def _entry(config: Mapping[str, Any], key: str) -> Any:
