@@ -1,4 +1,4 @@
-"""Imports point one way: config -> data -> models -> reversible -> tasks -> measure -> results -> the joining modules."""
+"""Imports point one way: config, data, models, reversible, tasks, measure, results, then the joining modules."""
 
 import ast
 from pathlib import Path

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 import bdia.train
 from bdia.build import build_data, load_task
 from bdia.loggers import _has_key
+from bdia.measure import describe_device
 from bdia.results.store import read_records
 from bdia.tasks import ImageClassification
 from bdia.train import main, train
@@ -320,8 +321,8 @@ def test_a_run_on_the_cpu_names_the_cpu_though_there_is_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert bdia.train._device("cpu")["name"] != "a GPU"
-    assert bdia.train._device("auto")["name"] == "a GPU"
+    assert describe_device("cpu")["name"] != "a GPU"
+    assert describe_device("auto")["name"] == "a GPU"
 
 
 def test_main_returns_the_test_accuracy_for_sweepers(tiny):
@@ -387,3 +388,40 @@ def test_a_wandb_key_is_found_in_the_environment_or_in_netrc(no_key, monkeypatch
     assert not _has_key()
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     assert _has_key()
+
+
+@pytest.mark.parametrize("every", [2, 5], ids=["not a divisor of max_epochs", "never before the end"])
+def test_the_final_weights_are_the_last_epochs_however_often_checkpoints_are_written(tiny, every):
+    wanted, cfg = (
+        tiny("trainer.max_epochs=3"),
+        tiny("trainer.max_epochs=3", f"callbacks.checkpoint.every_n_epochs={every}"),
+    )
+    cfg.name = "rarely"
+    for each in (wanted, cfg):
+        train(each)
+    assert_same(checkpoint(cfg)["state_dict"], checkpoint(wanted)["state_dict"])
+    assert not (run_dir(cfg) / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("devices", [2, "auto", [0, 1]])
+def test_several_devices_are_refused_before_anything_is_written(tiny, devices, tmp_path):
+    with pytest.raises(ValueError, match=r"trainer\.devices=.* one device, wanted 1"):
+        train(tiny(f"trainer.devices={devices}"))
+    assert not (tmp_path / "results").exists()
+
+
+def test_two_processes_never_train_the_same_config_in_the_same_folder(tiny, tmp_path):
+    cfg = tiny("trainer.max_epochs=1")
+    train(cfg)
+    cfg.rerun = True
+    with bdia.train._lock(run_dir(cfg)), pytest.raises(RuntimeError, match="another process trains this config"):
+        train(cfg)
+    assert len(read_records(tmp_path / "results")) == 1
+
+
+def test_a_progress_bar_does_not_make_another_run(tiny):
+    first, again = (
+        train(tiny("trainer.max_epochs=1")),
+        train(tiny("trainer.max_epochs=1", "trainer.log_every_n_steps=7")),
+    )
+    assert again.run_id == first.run_id

@@ -39,7 +39,8 @@ def build_task(cfg: DictConfig, num_classes: int) -> Task:
 
 
 def load_task(cfg: DictConfig, num_classes: int, checkpoint: Path) -> Task:
-    """Rebuild a trained task from the config saved beside its checkpoint. The weights fit any stack."""
+    """Rebuild a trained task from the config saved beside its checkpoint. The weights fit any stack with as
+    many streams (RevViT's concatenated head is twice as wide)."""
     task = build_task(cfg, num_classes)
     task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     return task.eval()

@@ -23,8 +23,8 @@ def wandb(save_dir: Path, name: str, group: str, config: dict[str, Any], project
 
     for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         os.environ.setdefault(variable, str(save_dir / "wandb"))
-    online = _has_key() and os.environ.get("WANDB_MODE") != "offline"
-    settings = client.Settings(silent=True, console="off", mode="online" if online else "offline")
+    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+    settings = client.Settings(silent=True, console="off", mode=mode)
     client.setup(settings)  # now, or it warns of an argument that Lightning passes
     return WandbLogger(save_dir=save_dir, name=name, group=group, config=config, project=project, settings=settings)
 

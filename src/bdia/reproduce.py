@@ -6,6 +6,7 @@ a minute.
 
 import argparse
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from bdia.build import build_data, build_task
+from bdia.data.images import DataNotFoundError
 from bdia.results.report import build_report
 from bdia.results.store import read_records
 from bdia.results.tables import table_text
@@ -76,28 +78,55 @@ def estimate_minutes(experiment: str, seeds: int, device: str, jobs: int) -> flo
 
 
 def run(data: str, asked: str | None, seeds: int, results: Path) -> int:
-    """Run the three stacks with `seeds` seeds; an interrupted sweep goes on where it was. Returns the exit code."""
+    """Run the three stacks with `seeds` seeds; an interrupted sweep goes on where it was. Returns the exit code.
+
+    Raises:
+        ValueError: no such scale, or no seed. DataNotFoundError, DataCorruptError: before anything runs.
+    """
+    if seeds < 1:
+        raise ValueError(f"SEEDS={seeds}: wanted at least 1")
     has_gpu = torch.cuda.is_available()
     scale, why = choose_scale(asked, has_gpu)
     experiment = f"table1_{data}" + ("" if scale == "paper" else f"_{scale}")
-    # Small models use one core each far better than several: one job per core. A GPU takes its jobs one by one.
-    jobs = 1 if has_gpu else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(1)
-    device = "cuda" if has_gpu else "cpu"
-    minutes = estimate_minutes(experiment, seeds, device, jobs)
+    module = build_data(experiment_config(experiment, STACKS[0]))
+    module.prepare_data()  # once, here: jobs that start together would download into each other's files
+    module.setup()
+    # A small model uses one core far better than several: one job per core. A GPU takes its jobs one by one.
+    jobs = 1 if has_gpu else min(len(os.sched_getaffinity(0)), len(STACKS) * seeds)
     name = torch.cuda.get_device_name() if has_gpu else f"{jobs} CPU core(s)"
+    torch.set_num_threads(1)
+    minutes = estimate_minutes(experiment, seeds, "cuda" if has_gpu else "cpu", jobs)
     size = f"{len(STACKS)} stacks x {seeds} seeds on {name}"
     print(f"scale {scale}: {why}. {size}: about {minutes:.0f} minutes.", flush=True)
-    command = [sys.executable, "-m", "bdia.train", f"experiment={experiment}", f"paths.results={results}"]
-    command.append("hydra.sweeper.params.seed='" + ",".join(map(str, range(seeds))) + "'")
-    if jobs > 1:
-        command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"]
-    environment = os.environ if has_gpu else os.environ | {"OMP_NUM_THREADS": "1"}
-    code = subprocess.run(command, env=environment, check=False).returncode
+    code = run_sweep(sweep_command(experiment, seeds, jobs, results), one_thread=not has_gpu)
     if results.is_dir() and (records := read_records(results)):
         page = build_report(results, results)
         print(table_text([record for record in records if record.experiment == experiment]), f"\nReport: {page}")
     return code
+
+
+def sweep_command(experiment: str, seeds: int, jobs: int, results: Path) -> list[str]:
+    """Return the command that trains every stack with every seed, `jobs` at a time."""
+    command = [sys.executable, "-m", "bdia.train", f"experiment={experiment}", f"paths.results={results}"]
+    command.append("hydra.sweeper.params.seed='" + ",".join(map(str, range(seeds))) + "'")
+    return command + (["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else [])
+
+
+def run_sweep(command: list[str], one_thread: bool) -> int:
+    """Run the sweep in a process group of its own, so that SIGTERM and Ctrl-C reach every job and each saves."""
+    environment = os.environ | ({"OMP_NUM_THREADS": "1"} if one_thread else {})
+    child = subprocess.Popen(command, env=environment, start_new_session=True)
+
+    def end(signum: int, frame: object) -> None:
+        os.killpg(child.pid, signal.SIGTERM)
+
+    before = {signum: signal.signal(signum, end) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = child.wait()
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    return 128 - code if code < 0 else code
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -113,8 +142,8 @@ def main(argv: list[str] | None = None) -> None:
         os.environ["BDIA_DATA"] = arguments.data_dir
     try:
         sys.exit(run(arguments.data, arguments.scale or None, arguments.seeds, arguments.results))
-    except ValueError as error:
-        parser.error(str(error))
+    except (ValueError, DataNotFoundError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """Train one model from a config and leave one record. `python -m bdia.train experiment=demo`."""
 
+import contextlib
+import fcntl
 import gc
 import logging
-import platform
 import re
 import shutil
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer
-from bdia.measure import Measurement
+from bdia.measure import Measurement, describe_device
 from bdia.results.identity import config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RunRecord
 from bdia.results.store import write_record
@@ -31,6 +33,13 @@ ROOT = CONFIGS.parent
 log = logging.getLogger("bdia")
 
 _NOT_THE_CONDITION = ("paths", "logger", "rerun")  # where things lie and what is logged do not change a result
+_NOT_THE_CONDITION_EITHER = (
+    ("data", "data_dir"),
+    ("data", "download"),
+    ("trainer", "enable_progress_bar"),
+    ("trainer", "log_every_n_steps"),
+)
+_GIT = git_state(ROOT)  # when the code was imported: a commit during a sweep does not change what runs
 
 
 class Resume(Callback):
@@ -60,7 +69,8 @@ class Resume(Callback):
 def recorded_config(cfg: DictConfig) -> dict[str, Any]:
     """Return the resolved config without what is not part of the experiment's condition (paths, loggers)."""
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    container["data"].pop("data_dir", None)
+    for group, key in _NOT_THE_CONDITION_EITHER:
+        container[group].pop(key, None)
     return {key: value for key, value in container.items() if key not in _NOT_THE_CONDITION}
 
 
@@ -73,20 +83,27 @@ def train(cfg: DictConfig) -> RunRecord:
     Returns:
         The record; for a config that has already ended well, the one on disk.
     Raises:
+        ValueError: more than one device. RuntimeError: another process trains the same config in the same folder.
         Whatever the run raised, after a record with status "failed", "oom" or "interrupted" was written.
     """
+    _check_devices(cfg.trainer.devices)
     recorded = recorded_config(cfg)
     sha = config_sha256(recorded)
     run_dir = Path(cfg.paths.runs).resolve() / cfg.name / f"{sha[:8]}_s{cfg.seed}"
     done = run_dir / "record.json"
     if done.exists() and not cfg.rerun:
-        log.warning("already done: %s. rerun=true runs it again.", done)
-        return RunRecord.from_json(done.read_text(), str(done))
+        record = RunRecord.from_json(done.read_text(), str(done))
+        log.warning("already done by commit %s: %s. rerun=true runs it again.", record.git["sha"][:7], done)
+        return record
+    with _lock(run_dir):
+        return _run_and_record(cfg, recorded, sha, run_dir)
+
+
+def _run_and_record(cfg: DictConfig, recorded: dict[str, Any], sha: str, run_dir: Path) -> RunRecord:
     started, clock = datetime.now(UTC), time.perf_counter()
-    git = git_state(ROOT)
     record = RunRecord(
-        run_id=run_id(started, git["sha"], sha, cfg.seed), experiment=cfg.name, status="ok", seed=cfg.seed,
-        git=git, config=recorded, config_sha256=sha, device=_device(cfg.trainer.accelerator),
+        run_id=run_id(started, _GIT["sha"], sha, cfg.seed), experiment=cfg.name, status="ok", seed=cfg.seed,
+        git=_GIT, config=recorded, config_sha256=sha, device=describe_device(cfg.trainer.accelerator),
         precision=str(cfg.trainer.precision), started_utc=started.isoformat(), wall_s=0.0, metrics=[], error=None,
     )  # fmt: skip
     rows: list[Metric] = []
@@ -99,12 +116,34 @@ def train(cfg: DictConfig) -> RunRecord:
     finally:
         _free_memory()
         record = replace(record, metrics=rows, wall_s=round(time.perf_counter() - clock, 3))
-        if _is_rank_zero():
-            path = write_record(record, Path(cfg.paths.results))
-            log.info("record: %s", path)
-            if record.status == "ok":
-                shutil.copy(path, done)
+        path = write_record(record, Path(cfg.paths.results))
+        log.info("record: %s", path)
+    shutil.copy(path, run_dir / "record.tmp")
+    (run_dir / "record.tmp").replace(run_dir / "record.json")
     return record
+
+
+def _check_devices(devices: Any) -> None:
+    count = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
+    if str(count) != "1":
+        raise ValueError(
+            f"trainer.devices={devices}: a run and its record cover one device, wanted 1. Run one job per device "
+            "(hydra/launcher=joblib), or use bdia.reversible in a DDP or FSDP2 script of your own"
+        )
+
+
+@contextlib.contextmanager
+def _lock(run_dir: Path) -> Iterator[None]:
+    """Hold the run's folder, so that two processes never write the same checkpoint."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with open(run_dir / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(
+                f"another process trains this config in {run_dir}: wait for it, or set another seed or paths.runs"
+            ) from error
+        yield
 
 
 def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, rows: list[Metric]) -> None:
@@ -112,7 +151,6 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, rows
     seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
     task = build_task(cfg, data.num_classes)
-    run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(recorded), run_dir / "config.yaml")
     callbacks = [*build_callbacks(cfg, run_dir), Resume()]
     loggers = build_loggers(cfg, run_dir, f"{run_dir.name}_{_stack_name(recorded)}", recorded)
@@ -121,9 +159,9 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, rows
         trainer = build_trainer(cfg, callbacks, loggers, run_dir)
         last = run_dir / "last.ckpt"
         trainer.fit(task, data, ckpt_path=last if last.exists() else None, weights_only=False)
+        trainer.save_checkpoint(run_dir / "final.ckpt")  # last.ckpt may be older: callbacks.checkpoint says how often
         trainer.test(task, data, verbose=False)
-        if trainer.is_global_zero:
-            last.replace(run_dir / "final.ckpt")
+        last.unlink(missing_ok=True)
         outcome = "success"
     finally:
         rows.append(_metric("parameters", sum(p.numel() for p in task.parameters())))
@@ -164,31 +202,6 @@ def _status(error: BaseException) -> str:
 
 def _stack_name(recorded: dict[str, Any]) -> str:
     return recorded["stack"]["_target_"].rpartition(".")[2]
-
-
-def _is_rank_zero() -> bool:
-    return not (torch.distributed.is_initialized() and torch.distributed.get_rank())
-
-
-def _device(accelerator: str) -> dict[str, Any]:
-    """Name what the run runs on."""
-    on_gpu = torch.cuda.is_available() and accelerator != "cpu"
-    return {
-        "name": torch.cuda.get_device_name() if on_gpu else _cpu_name(),
-        "count": torch.cuda.device_count() if on_gpu else 1,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if on_gpu else None,
-        "python": platform.python_version(),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")

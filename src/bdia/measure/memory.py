@@ -15,12 +15,13 @@ class PeakMemory(Measurement):
     """Peak memory through forward, backward and optimizer step of one batch, after a warm-up.
 
     CUDA: the allocator's own maximum after a reset. CPU: exact accounting of every storage that the step's operations
-    allocate (`StorageMeter`). Both include parameters and optimizer state, as the paper does. On CUDA they also include
-    the resident data set, which is recorded beside it. Activations are what is left: stored and recomputed activations,
-    their gradients and temporaries, side information.
+    allocate (`StorageMeter`). Both include parameters and optimizer state, as the paper does. On CUDA the total also
+    includes the resident data set, which is recorded beside it. Activations are what is left: stored and recomputed
+    activations, their gradients and temporaries, side information (and, on CUDA, parameter gradients at the peak).
 
     Args:
-        at_batch: the batch measured, counted from the start of training; at least 1, so that optimizer state exists.
+        at_batch: the batch measured, counted from the start of training; at least 1, so that optimizer state exists
+            (with accumulated gradients, at least their number of batches).
     """
 
     def __init__(self, at_batch: int = 1) -> None:
@@ -53,10 +54,20 @@ class PeakMemory(Measurement):
         weights = sum(p.nbytes for p in pl_module.parameters())
         optimizer = sum(tensor.nbytes for tensor in _optimizer_state(trainer))
         state = weights + sum(p.nbytes for p in pl_module.parameters() if p.requires_grad) + optimizer
+        resident = getattr(trainer.train_dataloader, "resident_bytes", 0)
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize()
             peak = torch.cuda.max_memory_allocated()
-            found = {"peak_reserved": torch.cuda.max_memory_reserved(), "activation_peak": peak - state}
+            inputs = resident + sum(tensor.nbytes for tensor in [*batch, *pl_module.buffers()])
+            activations = peak - weights - optimizer - inputs
+            found = {
+                "peak_reserved": torch.cuda.max_memory_reserved(),
+                "activation_peak": activations,
+                "peak_parameters": weights,
+                "peak_optimizer": optimizer,
+                "peak_activations": activations,
+                "peak_other": inputs,
+            }
         elif self.meter is not None:
             self.meter.__exit__(None, None, None)
             peak, gradients = self.meter.peak, self.meter.gradients_at_peak
@@ -77,7 +88,7 @@ class PeakMemory(Measurement):
             "peak_allocated": peak,
             "model_state": state,
             "side_information": sum(getattr(module, "side_bytes", 0) for module in pl_module.modules()),
-            "resident_data": getattr(trainer.train_dataloader, "resident_bytes", 0),
+            "resident_data": resident,
         }
         self.rows = [Row(name, value / MIB, None, trainer.global_step) for name, value in found.items()]
 

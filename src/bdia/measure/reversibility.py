@@ -10,6 +10,8 @@ from bdia.measure.history import Measurement, Row
 class ReversibilityCheck(Measurement):
     """On one batch, verify the reversible stacks: 0 where every stream came back bit for bit, else the largest error.
 
+    Where nothing is rebuilt (stored activations, all blocks kept) there is no row.
+
     A stack on a grid compares integer sums of bits and raises ReversibilityError on a difference; one without (RevViT
     as published, BDIA in float) keeps copies of its streams for this one batch and measures.
 
@@ -36,7 +38,8 @@ class ReversibilityCheck(Measurement):
         """Read the error and put verification back as it was."""
         if self.before:
             errors = [float(e) for stack in self.before for e in stack.reconstruction_error.values()]
-            self.rows = [Row("reconstruction_error", max(errors, default=0.0), None, trainer.global_step)]
+            if any(stack.rebuilt for stack in self.before):
+                self.rows = [Row("reconstruction_error", max(errors, default=0.0), None, trainer.global_step)]
         for stack, verify in self.before.items():
             stack.verify = verify
         self.before = {}
