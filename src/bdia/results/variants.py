@@ -14,20 +14,9 @@ STACK_NAMES = {
     "BdiaStack": "BDIA",
 }
 # Entries that never make a variant: the seed, where things lie on disk, and what only logs or measures.
-IGNORED_GROUPS = {"seed", "experiment", "hydra", "paths", "logger", "callbacks", "results", "output_dir", "results_dir"}
-IGNORED_NAMES = {
-    "seed",
-    "root",
-    "path",
-    "dir",
-    "data_dir",
-    "default_root_dir",
-    "num_workers",
-    "download",
-    "accelerator",
-    "devices",
-}
-IGNORED_NAMES |= {"enable_progress_bar", "enable_model_summary", "log_every_n_steps", "logger", "callbacks"}
+IGNORED_GROUPS = {"seed", "name", "experiment", "paths", "logger", "callbacks"}
+IGNORED_NAMES = {"seed", "data_dir", "download", "default_root_dir", "accelerator", "devices"}
+IGNORED_NAMES |= {"enable_progress_bar", "enable_model_summary", "log_every_n_steps"}
 UNSET = "unset"
 
 Settings = tuple[tuple[str, Any], ...]
