@@ -56,7 +56,7 @@ def test_a_record_under_a_foreign_name_is_an_error(tmp_path):
 
 def test_folders_beside_the_experiments_are_not_read(tmp_path):
     write_record(make_record(), tmp_path)
-    for name in ("tables", "figures", "bench"):
+    for name in ("tables", "bench"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "other.json").write_text("[]")
     assert len(read_records(tmp_path)) == 1
