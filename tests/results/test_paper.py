@@ -140,3 +140,12 @@ def test_published_figures_stand_beside_the_published_form_only():
 @pytest.mark.parametrize("value", ["abc", "1/0", None])
 def test_a_config_that_failed_on_its_gamma_still_reports(value):
     assert paper_row(make_config(BDIA | {"gamma": GAMMA | {"value": value}})) is None
+
+
+def test_a_step_time_that_spreads_shows_its_spread():
+    records = [
+        make_record(seed=seed, at=seed, metrics=make_metrics(step_ms=ms)) for seed, ms in enumerate((40.0, 60.0))
+    ]
+    (row,) = summary_table(only(records)).rows
+    assert "50.0 ± 14.1" in " ".join(row)
+    assert "±" not in " ".join(summary_table(only(make_study())).rows[0][4:])

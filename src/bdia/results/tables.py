@@ -45,7 +45,9 @@ def _with_ratio(experiment: Experiment, variant: Variant, name: str) -> str:
     standard = baseline and baseline.spread(name)
     if not ours:
         return NONE
-    return f"{ours.mean:.1f} ({ours.mean / standard.mean:.2f}x)" if standard else f"{ours.mean:.1f}"
+    # A spread of more than 1 % is a warning: the machine was not quiet, or the runs were not alike.
+    text = f"{ours.mean:.1f} ± {ours.std:.1f}" if ours.std > 0.01 * ours.mean else f"{ours.mean:.1f}"
+    return f"{text} ({ours.mean / standard.mean:.2f}x)" if standard else text
 
 
 def details_table(experiment: Experiment) -> Table:
