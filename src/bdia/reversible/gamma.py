@@ -97,22 +97,22 @@ class Discrete:
             )
         self.side_bits = max(math.ceil(math.log2(f.denominator)) for f in self.weights)
         self.reversible = 0 not in self.weights
-        self._tables: dict[torch.device, tuple[Tensor, Gamma]] = {}
+        bounds = torch.tensor(list(self.weights.values()), dtype=torch.float64).cumsum(0)[:-1].float()
+        parts = torch.tensor([(f.numerator, f.denominator) for f in self.weights], dtype=torch.int32)
+        self._tables = {torch.device("cpu"): (bounds, parts)}
         _warn_unless_mean_is_zero(self, float(sum(float(f) * w for f, w in self.weights.items())))
 
     def sample(self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Gamma:
         """Draw one gamma per sample (one for all of them with per="batch"); tensors of shape (batch,)."""
         draws = batch if self.per == "sample" else 1
-        bounds, values = self._table(torch.device(device))
+        bounds, parts = self._table(torch.device(device))
         index = torch.bucketize(torch.rand(draws, generator=generator, device=device), bounds, right=True).expand(batch)
-        return Gamma(values.numerator[index], values.denominator[index])
+        return Gamma(*parts[index].unbind(1))
 
-    def _table(self, device: torch.device) -> tuple[Tensor, Gamma]:
-        """Bounds of the fractions' shares of [0, 1), and the fractions; copied to a device once, for a copy waits."""
+    def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Bounds of the fractions' shares of [0, 1), and (p, q) of each; copied to a device once, for a copy waits."""
         if device not in self._tables:
-            bounds = torch.tensor(list(self.weights.values()), dtype=torch.float64).cumsum(0)[:-1].float()
-            parts = torch.tensor([(f.numerator, f.denominator) for f in self.weights], dtype=torch.int32)
-            self._tables[device] = bounds.to(device), Gamma(*parts.to(device).unbind(1))
+            self._tables[device] = tuple(part.to(device) for part in self._tables[torch.device("cpu")])
         return self._tables[device]
 
     def __repr__(self) -> str:
