@@ -140,6 +140,7 @@ def test_published_figures_stand_beside_the_published_form_only():
 @pytest.mark.parametrize("value", ["abc", "1/0", None])
 def test_a_config_that_failed_on_its_gamma_still_reports(value):
     assert paper_row(make_config(BDIA | {"gamma": GAMMA | {"value": value}})) is None
+    assert paper_row(make_config(BDIA | {"gamma": value})) is None
 
 
 def test_a_step_time_that_spreads_shows_its_spread():

@@ -403,3 +403,9 @@ def test_a_stack_counts_the_streams_that_backward_rebuilds(keep_last, rebuilt):
     stack = BdiaStack(make_blocks(4), keep_last=keep_last)
     stack(make_tokens())
     assert stack.rebuilt == rebuilt
+
+
+@pytest.mark.parametrize("gamma", ["1/2", 0.5, TwoPoint])
+def test_a_gamma_that_is_no_law_is_refused_with_an_example(gamma):
+    with pytest.raises(TypeError, match=r'TwoPoint\("1/2"\); set stack\.gamma'):
+        BdiaStack(make_blocks(2), gamma=gamma)

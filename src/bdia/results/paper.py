@@ -110,7 +110,9 @@ def _form(config: Mapping[str, Any]) -> tuple[Any, ...]:
     if stack_class(config) != "BdiaStack":
         on_grid = config["stack"].get("grid_bits") is not None  # RevViT as published is in float
         return (stack_class(config), "on a grid") if on_grid else (stack_class(config),)
-    gamma = config["stack"].get("gamma") or {}
+    gamma = config["stack"].get("gamma")
+    if not isinstance(gamma, Mapping):  # the config of a run that failed on it
+        return ("BdiaStack", None)
     law = class_name(gamma) if gamma.get("per", "sample") == "sample" else None  # the paper draws per sample
     return ("BdiaStack", law, _fraction(gamma.get("value")), config["stack"].get("bits"))
 

@@ -141,6 +141,8 @@ class BdiaStack(_TapedStack):
     ) -> None:
         super().__init__(blocks, verify)
         self.gamma = TwoPoint("1/2") if gamma is None else gamma
+        if not hasattr(self.gamma, "sample") or isinstance(self.gamma, type):
+            raise TypeError(f'gamma={gamma!r}: wanted a law such as TwoPoint("1/2"); set stack.gamma')
         self.bits = None if bits is None else check_bits(bits)
         self.keep_last = _check_keep_last(keep_last, len(self))
         if backward not in ("reversible", "stored"):
