@@ -3,20 +3,11 @@
 import pytest
 import timm
 import torch
-from torch import nn
 
 from bdia.models import timm_vit
+from plain_stack import PlainStack
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2}
-
-
-class PlainStack(nn.Sequential):
-    """The blocks one after the other, with no engine."""
-
-    streams = 1
-
-    def __init__(self, blocks):
-        super().__init__(*blocks)
 
 
 class TwoStreamStack(PlainStack):

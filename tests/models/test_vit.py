@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from bdia.models import LocalitySelfAttention, ShiftedPatchEmbed, VisionTransformer
+from plain_stack import PlainStack
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 PARAMETERS = {
@@ -21,15 +22,6 @@ PARAMETERS = {
     "vit_plain": 9_523_722,
     "timm_vit": 5_362_762,
 }
-
-
-class PlainStack(nn.Sequential):
-    """The blocks one after the other, with no engine: what the models may assume of a stack."""
-
-    streams = 1
-
-    def __init__(self, blocks):
-        super().__init__(*blocks)
 
 
 class TwoStreamStack(PlainStack):
