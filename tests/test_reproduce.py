@@ -12,7 +12,7 @@ import pytest
 
 import bdia.reproduce
 from bdia.data.cifar import CifarDataModule
-from bdia.data.images import DataNotFoundError
+from bdia.data.errors import DataNotFoundError
 from bdia.reproduce import choose_scale, estimate_minutes, main, run, run_sweep, sweep_command
 
 

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from bdia.build import build_data, build_task
-from bdia.data.images import DataNotFoundError
+from bdia.data.errors import DataNotFoundError
 from bdia.results.report import build_report
 from bdia.results.store import read_records
 from bdia.results.tables import table_text

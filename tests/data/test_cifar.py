@@ -14,7 +14,7 @@ import torchvision.datasets.utils
 
 from bdia.data import cifar
 from bdia.data.cifar import DATA_SETS, CifarDataModule
-from bdia.data.images import DataCorruptError, DataNotFoundError
+from bdia.data.errors import DataCorruptError, DataNotFoundError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 THREE_WAYS = r"data\.download=true.*official archive cifar-10-python\.tar\.gz.*cifar10\.npz.*data\.data_dir"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from bdia.data.images import DataCorruptError, ImageDataModule, check_images
+from bdia.data.errors import DataCorruptError
+from bdia.data.images import ImageDataModule, check_images
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

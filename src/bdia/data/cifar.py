@@ -12,7 +12,8 @@ import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
-from bdia.data.images import Arrays, DataCorruptError, DataNotFoundError, ImageDataModule, check_images
+from bdia.data.errors import DataCorruptError, DataNotFoundError
+from bdia.data.images import Arrays, ImageDataModule, check_images
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # fmt: off

@@ -8,17 +8,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from bdia.data.augment import AUGMENTATIONS, Compose, Normalize
+from bdia.data.errors import DataCorruptError
 from bdia.data.loader import ResidentLoader, seeded_generator
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images (N, 3, 32, 32) uint8, labels (N,) integer
-
-
-class DataNotFoundError(FileNotFoundError):
-    """A data set is not where it was looked for and could not be fetched."""
-
-
-class DataCorruptError(ValueError):
-    """A data file is there, but is not what it should be."""
 
 
 def check_images(images: np.ndarray, labels: np.ndarray, count: int, num_classes: int, source: Path | str) -> None:

@@ -1,4 +1,4 @@
-"""A loader for images that already sit in memory, on the device that trains.
+"""Loaders for data that already sit in memory, on the device that trains: repeatable, resumable, no worker processes.
 
 A `torch.utils.data.DataLoader` with worker processes would starve a GPU on a model this small, and on a CPU its workers
 would compete with the training. Here a batch is one gather and a few tensor operations.
@@ -6,7 +6,9 @@ would compete with the training. Here a batch is one gather and a few tensor ope
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +32,87 @@ class EpochSampler:
         self.epoch = epoch
 
 
-class ResidentLoader:
+class EpochLoader(ABC):
+    """A loader whose batches depend on (seed, epoch, batch index, rank) only, and which continues in mid-epoch.
+
+    A subclass says which items each batch of an epoch holds (`batch_indices`), how a batch is made of them (`collate`)
+    and what the plan of an epoch depends on (`plan`).
+    """
+
+    batch_sampler = None  # Lightning asks whoever has a `sampler` for this one too
+    plan_keys = "data.batch_size, data.seed"  # what to keep for a resume inside an epoch
+
+    def __init__(self) -> None:
+        """Start at epoch 0, batch 0."""
+        self.sampler = EpochSampler()
+        self._position = {"epoch": 0, "batch": 0}
+        self._resume: dict[str, Any] | None = None
+
+    @property
+    @abstractmethod
+    def resident_bytes(self) -> int:
+        """Bytes of data held on the device; part of its peak memory, but not of the model's."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Count the batches of one epoch; the same on every rank and in every epoch."""
+
+    @abstractmethod
+    def batch_indices(self, epoch: int) -> Sequence[Tensor]:
+        """Return the item numbers of each of this rank's batches in an epoch."""
+
+    @abstractmethod
+    def collate(self, chosen: Tensor, epoch: int, index: int) -> tuple[Tensor, ...]:
+        """Return batch `index` of an epoch: a tuple of tensors made of the chosen items."""
+
+    @abstractmethod
+    def plan(self) -> dict[str, Any]:
+        """Return what the plan of an epoch depends on, as plain values; a resume inside an epoch must find it again."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the batches from the position loaded last, else from batch 0."""
+        # A generator: nothing below runs before the first batch is asked for. Lightning calls iter() first (once only
+        # to test that it can) and set_epoch() afterwards.
+        epoch = self.sampler.epoch
+        batches = self.batch_indices(epoch)
+        for index in range(self._take_start(epoch), len(batches)):
+            # Set before the yield: a checkpoint written while this batch is in use must name the next one.
+            self._position = {"epoch": epoch, "batch": index + 1}
+            yield self.collate(batches[index], epoch, index)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position as "next batch to yield is `batch` of `epoch`", with the plan it belongs to.
+
+        A batch counts as used once it is handed out. Lightning fetches none ahead from a loader with a length.
+        """
+        return dict(self._resume) if self._resume else {**self._position, **self.plan()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue there: the next pass skips the used batches if it is of the saved epoch, and none otherwise.
+
+        Raises:
+            ValueError: in that next pass, when it is of the saved epoch and this loader would cut it differently.
+        """
+        self._resume = dict(state)
+        self.sampler.set_epoch(state["epoch"])
+
+    def _take_start(self, epoch: int) -> int:
+        resume, self._resume = self._resume, None
+        # A checkpoint from the end of an epoch is resumed at the next one: Lightning has then set another epoch.
+        if resume is None or resume["epoch"] != epoch or resume["batch"] == 0:
+            return 0
+        plan = self.plan()
+        saved = {key: resume.get(key) for key in plan}
+        if saved != plan:
+            raise ValueError(
+                f"cannot resume inside epoch {epoch}: the checkpoint was written with {saved}, this run has {plan}. "
+                f"Keep {self.plan_keys} and the number of devices, or resume from a checkpoint written at the end of "
+                "an epoch."
+            )
+        return resume["batch"]
+
+
+class ResidentLoader(EpochLoader):
     """Iterate over resident uint8 images as normalised float32 batches, repeatably and resumably.
 
     The order depends on (shuffle_seed, epoch) and the augmentation on (shuffle_seed, epoch, batch index, rank), never
@@ -42,7 +124,7 @@ class ResidentLoader:
     batches, because a sharded model on one rank would otherwise wait for the others for ever.
     """
 
-    batch_sampler = None  # Lightning asks whoever has a `sampler` for this one too
+    plan_keys = "data.batch_size, data.seed, data.train_per_class, data.val_fraction"
 
     def __init__(
         self,
@@ -64,33 +146,19 @@ class ResidentLoader:
             transform: `(uint8 batch, generator) -> float32 batch`; the generator is None in evaluation.
             rank, world_size: this process among those that share the images.
         """
+        super().__init__()
         self.images, self.labels = images, labels
         self.batch_size, self.shuffle_seed, self.transform = batch_size, shuffle_seed, transform
         self.rank, self.world_size = rank, world_size
-        self.sampler = EpochSampler()
-        self._position = {"epoch": 0, "batch": 0}
-        self._resume: dict | None = None
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of images and labels held on the device; part of its peak memory, but not of the model's."""
+        """Bytes of images and labels held on the device."""
         return self.images.nbytes + self.labels.nbytes
 
     def __len__(self) -> int:
         """Count the batches of one epoch; the same on every rank."""
         return math.ceil(math.ceil(len(self.images) / self.world_size) / self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images (B, 3, 32, 32) float32, labels (B,) int64) from the position loaded last, else from batch 0."""
-        # A generator: nothing below runs before the first batch is asked for. Lightning calls iter() first (once only
-        # to test that it can) and set_epoch() afterwards.
-        epoch = self.sampler.epoch
-        batches = self.batch_indices(epoch)
-        for index in range(self._take_start(epoch), len(batches)):
-            # Set before the yield: a checkpoint written while this batch is in use must name the next one.
-            self._position = {"epoch": epoch, "batch": index + 1}
-            chosen, generator = batches[index], self._batch_generator(epoch, index)
-            yield self.transform(self.images[chosen], generator), self.labels[chosen]
 
     def batch_indices(self, epoch: int) -> tuple[Tensor, ...]:
         """Return the image numbers of each of this rank's batches in an epoch, on the device of the images."""
@@ -101,43 +169,18 @@ class ResidentLoader:
         places = torch.arange(self.rank, math.ceil(count / self.world_size) * self.world_size, self.world_size)
         return order[places % count].to(self.images.device).split(self.batch_size)
 
-    def state_dict(self) -> dict[str, int | None]:
-        """Return the position as "next batch to yield is `batch` of `epoch`", with the plan it belongs to.
+    def collate(self, chosen: Tensor, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """Return (images (B, 3, 32, 32) float32, labels (B,) int64)."""
+        return self.transform(self.images[chosen], self._batch_generator(epoch, index)), self.labels[chosen]
 
-        A batch counts as used once it is handed out. Lightning fetches none ahead from a loader with a length.
-        """
-        return dict(self._resume) if self._resume else {**self._position, **self._plan()}
-
-    def load_state_dict(self, state: dict[str, int | None]) -> None:
-        """Continue there: the next pass skips the used batches if it is of the saved epoch, and none otherwise.
-
-        Raises:
-            ValueError: in that next pass, when it is of the saved epoch and this loader would cut it differently.
-        """
-        self._resume = dict(state)
-        self.sampler.set_epoch(state["epoch"])
-
-    def _plan(self) -> dict[str, int | None]:
+    def plan(self) -> dict[str, int | None]:
+        """Number of images, batch size, seed and number of devices."""
         return {
             "images": len(self.images),
             "batch_size": self.batch_size,
             "shuffle_seed": self.shuffle_seed,
             "world_size": self.world_size,
         }
-
-    def _take_start(self, epoch: int) -> int:
-        resume, self._resume = self._resume, None
-        # A checkpoint from the end of an epoch is resumed at the next one: Lightning has then set another epoch.
-        if resume is None or resume["epoch"] != epoch or resume["batch"] == 0:
-            return 0
-        plan, saved = self._plan(), {key: resume[key] for key in self._plan()}
-        if saved != plan:
-            raise ValueError(
-                f"cannot resume inside epoch {epoch}: the checkpoint was written with {saved}, this run has {plan}. "
-                "Keep data.batch_size, data.seed, data.train_per_class, data.val_fraction and the number of devices, "
-                "or resume from a checkpoint written at the end of an epoch."
-            )
-        return resume["batch"]
 
     def _batch_generator(self, epoch: int, index: int) -> torch.Generator | None:
         if self.shuffle_seed is None:
