@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export BDIA_DATA := $(or $(DATA),$(BDIA_DATA),data)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench report clean reproduce-cifar10 reproduce-cifar100
+.PHONY: help setup demo test test-slow lint bench report clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -48,6 +48,12 @@ reproduce-cifar10: setup ## Table 1 on CIFAR-10 [SCALE=paper|cpu|smoke] [SEEDS=3
 
 reproduce-cifar100: setup ## Table 1 on CIFAR-100 [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the images]
 	$(BIN)/python scripts/reproduce.py cifar100 --scale "$(SCALE)" --seeds $(SEEDS)
+
+reproduce-translation: setup ## Fig. 4, English to French, loss and BLEU [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the text]
+	$(BIN)/python scripts/reproduce.py translation --scale "$(SCALE)" --seeds $(SEEDS)
+
+reproduce-gpt2: setup ## Fig. 5, GPT-2 on little text, loss and perplexity [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the text]
+	$(BIN)/python scripts/reproduce.py gpt2 --scale "$(SCALE)" --seeds $(SEEDS)
 
 clean: ## remove .venv, caches and runs/ (checkpoints, logs); records in results/ stay
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis

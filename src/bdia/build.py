@@ -3,16 +3,20 @@
 `stack`, `optimizer` and `scheduler` are `_partial_`: the model and the task complete them.
 """
 
+import inspect
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from hydra.utils import get_method, instantiate
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from bdia.data.module import DataModule
+from bdia.data.tokenizer import load_tokenizer
 from bdia.tasks import Task
 
 # What Lightning says of normal runs here: a run's folder holds its config and checkpoint, short epochs are meant.
@@ -24,26 +28,76 @@ EXPECTED_WARNINGS = (
 )
 
 
-def build_data(cfg: DictConfig) -> LightningDataModule:
+def build_data(cfg: DictConfig) -> DataModule:
     """Build the data module; nothing is read yet."""
     return instantiate(cfg.data, _convert_="all")
 
 
-def build_task(cfg: DictConfig, num_classes: int) -> Task:
-    """Build the model on its stack, with optimizer and schedule. Seed torch first: weights are drawn here."""
-    net = instantiate(cfg.model.net, num_classes=num_classes, _convert_="all")
+def build_task(
+    cfg: DictConfig, net_arguments: Mapping[str, Any], task_arguments: Mapping[str, Any] | None = None
+) -> Task:
+    """Build the model on its stack, with optimizer and schedule. Seed torch first: weights are drawn here.
+
+    Args:
+        cfg: the run's config.
+        net_arguments, task_arguments: what the data module's properties of these names say.
+    """
+    _check_fit(cfg, net_arguments)
+    net = instantiate(cfg.model.net, **net_arguments, _convert_="all")
     optimizer, scheduler = (instantiate(part, _convert_="all") for part in (cfg.optimizer, cfg.scheduler))
-    return instantiate(
-        {"_target_": cfg.model._target_}, net=net, optimizer=optimizer, scheduler=scheduler, seed=cfg.seed
-    )
+    settings = {key: value for key, value in cfg.model.items() if key != "net"}
+    task = instantiate(settings, _partial_=True, _convert_="all")  # objects stay out of Hydra's hands
+    return task(net=net, optimizer=optimizer, scheduler=scheduler, seed=cfg.seed, **(task_arguments or {}))
 
 
-def load_task(cfg: DictConfig, num_classes: int, checkpoint: Path) -> Task:
-    """Rebuild a trained task from the config saved beside its checkpoint. The weights fit any stack with as
-    many streams (RevViT's concatenated head is twice as wide)."""
-    task = build_task(cfg, num_classes)
-    task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+def _check_fit(cfg: DictConfig, net_arguments: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(get_method(cfg.model.net._target_)).parameters.values()
+    names = {parameter.name for parameter in parameters}
+    unknown = [name for name in net_arguments if name not in names]
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        raise ValueError(
+            f"data._target_={cfg.data._target_} sets {unknown[0]}, which model.net._target_={cfg.model.net._target_} "
+            "does not take: choose data and model of one kind (data=cifar10 model=vit_paper, data=numbers "
+            "model=seq2seq_demo, data=pydoc model=gpt2_demo)"
+        )
+
+
+def load_run(checkpoint: Path) -> Task:
+    """Rebuild a trained task from what lies beside its checkpoint: config.yaml and, for text, tokenizer.json.
+
+    Raises:
+        FileNotFoundError: the checkpoint or its config is not there. ValueError: the tokenizer is another run's.
+    """
+    config = checkpoint.parent / "config.yaml"
+    for path in (checkpoint, config):
+        if not path.is_file():
+            raise FileNotFoundError(f"checkpoint={checkpoint}: {path} was not found; wanted <run folder>/final.ckpt")
+    cfg = OmegaConf.load(config)
+    if "weights" in cfg.model.net:
+        cfg.model.net.weights = None  # where training started from; the checkpoint has what it led to
+    return load_task(cfg, checkpoint, *_saved_arguments(cfg, checkpoint.parent / "tokenizer.json"))
+
+
+def load_task(
+    cfg: DictConfig,
+    checkpoint: Path,
+    net_arguments: Mapping[str, Any],
+    task_arguments: Mapping[str, Any] | None = None,
+) -> Task:
+    """Build a task in `eval()` with the weights of a checkpoint, which fit any stack with as many streams (RevViT's
+    concatenated head is twice as wide)."""
+    task = build_task(cfg, net_arguments, task_arguments)
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    task.on_load_checkpoint(stored)
+    task.load_state_dict(stored["state_dict"])
     return task.eval()
+
+
+def _saved_arguments(cfg: DictConfig, tokenizer_file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not tokenizer_file.exists():
+        return build_data(cfg).net_arguments, {}
+    tokenizer = load_tokenizer(tokenizer_file)
+    return {"vocab_size": tokenizer.get_vocab_size()}, {"tokenizer": tokenizer}
 
 
 def build_callbacks(cfg: DictConfig, checkpoints: Path) -> list[Callback]:

@@ -1,7 +1,7 @@
-"""`make reproduce-cifar10`: choose a scale, say what it will take, run the sweep, print the table.
+"""`make reproduce-*`: choose a scale, say what it will take, run the sweep, print the table.
 
 Scales: "paper" is the published setting, "cpu" the same comparison in the low-data regime for two cores, "smoke" takes
-a minute.
+a minute or two (text: on the embedded data).
 """
 
 import argparse
@@ -11,6 +11,8 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
+from itertools import cycle, islice, product
 from pathlib import Path
 
 import torch
@@ -19,13 +21,20 @@ from omegaconf import DictConfig
 
 from bdia.build import build_data, build_task
 from bdia.data.errors import DataNotFoundError
+from bdia.data.module import DataModule
 from bdia.results.report import build_report
 from bdia.results.store import read_records
 from bdia.results.tables import table_text
 from bdia.train import CONFIGS
 
 SCALES = ("paper", "cpu", "smoke")
-STACKS = ("standard", "revvit", "bdia")
+# What can be reproduced -> its experiment at the paper's scale; the other scales' have the scale behind the name.
+RECIPES = {
+    "cifar10": "table1_cifar10",
+    "cifar100": "table1_cifar100",
+    "translation": "translation",
+    "gpt2": "gpt2",
+}
 
 
 def choose_scale(asked: str | None, has_gpu: bool) -> tuple[str, str]:
@@ -41,22 +50,31 @@ def choose_scale(asked: str | None, has_gpu: bool) -> tuple[str, str]:
     return ("paper", "a CUDA GPU is here") if has_gpu else ("cpu", "no CUDA GPU is here; SCALE=paper would insist")
 
 
-def experiment_config(experiment: str, stack: str) -> DictConfig:
+def sweep_of(experiment: str) -> list[list[str]]:
+    """Return the overrides of each of an experiment's variants: its sweep without the seeds."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=[f"experiment={experiment}"], return_hydra_config=True)
+    swept = {key: str(values).split(",") for key, values in cfg.hydra.sweeper.params.items() if key != "seed"}
+    return [[f"{key}={value}" for key, value in zip(swept, job, strict=True)] for job in product(*swept.values())]
+
+
+def job_config(experiment: str, overrides: list[str]) -> DictConfig:
     """Compose one job of an experiment."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", overrides=[f"experiment={experiment}", f"stack={stack}"])
+        return compose("train", overrides=[f"experiment={experiment}", *overrides])
 
 
-def seconds_per_step(cfg: DictConfig, num_classes: int, device: str, repeats: int = 3) -> float:
-    """Median seconds of a training step on random images, after one warm-up."""
-    task = build_task(cfg, num_classes).to(device)
+def seconds_per_step(cfg: DictConfig, data: DataModule, device: str, repeats: int = 3) -> float:
+    """Median seconds of a training step on the first batches of an epoch, after one warm-up."""
+    task = build_task(cfg, data.net_arguments, data.task_arguments).to(device)
     optimizer = task.optimizer(task.parameters())
-    images = torch.randn(cfg.data.batch_size, 3, 32, 32, device=device)
-    labels = torch.randint(num_classes, (cfg.data.batch_size,), device=device)
     times = []
-    for _ in range(1 + repeats):
+    for batch in islice(cycle(data.train_dataloader()), 1 + repeats):
+        batch = tuple(tensor.to(device) for tensor in batch)
         start = time.perf_counter()
-        torch.nn.functional.cross_entropy(task.net(images), labels).backward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the task logs, and there is no trainer to log to
+            task.training_step(batch, 0).backward()
         optimizer.step()
         optimizer.zero_grad()
         if device == "cuda":
@@ -65,20 +83,16 @@ def seconds_per_step(cfg: DictConfig, num_classes: int, device: str, repeats: in
     return statistics.median(times[1:])
 
 
-def estimate_minutes(experiment: str, seeds: int, device: str, jobs: int) -> float:
-    """Minutes for all jobs, from a few timed steps per stack on this machine; evaluation is not in it."""
-    total = 0.0
-    for stack in STACKS:
-        cfg = experiment_config(experiment, stack)
-        classes = build_data(cfg).num_classes
-        images = cfg.data.train_per_class * classes if cfg.data.train_per_class else 50_000
-        steps = -(-images // cfg.data.batch_size) * cfg.trainer.max_epochs
-        total += seconds_per_step(cfg, classes, device) * steps * seeds
-    return total / jobs / 60
+def estimate_minutes(experiment: str, data: DataModule, seeds: int, device: str, jobs: int) -> float:
+    """Minutes for all jobs, from a few timed steps per variant on this machine; evaluation is not in it."""
+    configs = [job_config(experiment, overrides) for overrides in sweep_of(experiment)]
+    steps = len(data.train_dataloader())
+    total = sum(seconds_per_step(cfg, data, device) * steps * cfg.trainer.max_epochs for cfg in configs)
+    return total * seeds / jobs / 60
 
 
-def run(data: str, asked: str | None, seeds: int, results: Path) -> int:
-    """Run the three stacks with `seeds` seeds; an interrupted sweep goes on where it was. Returns the exit code.
+def run(recipe: str, asked: str | None, seeds: int, results: Path) -> int:
+    """Run a recipe's variants with `seeds` seeds; an interrupted sweep goes on where it was. Returns the exit code.
 
     Raises:
         ValueError: no such scale, or no seed. DataNotFoundError, DataCorruptError: before anything runs.
@@ -87,17 +101,18 @@ def run(data: str, asked: str | None, seeds: int, results: Path) -> int:
         raise ValueError(f"SEEDS={seeds}: wanted at least 1")
     has_gpu = torch.cuda.is_available()
     scale, why = choose_scale(asked, has_gpu)
-    experiment = f"table1_{data}" + ("" if scale == "paper" else f"_{scale}")
-    module = build_data(experiment_config(experiment, STACKS[0]))
-    module.prepare_data()  # once, here: jobs that start together would download into each other's files
-    module.setup()
+    experiment = RECIPES[recipe] + ("" if scale == "paper" else f"_{scale}")
+    variants = sweep_of(experiment)
+    data = build_data(job_config(experiment, variants[0]))
+    data.prepare_data()  # once, here: jobs that start together would download into each other's files
+    data.setup()
     # A small model uses one core far better than several: one job per core. A GPU takes its jobs one by one.
-    jobs = 1 if has_gpu else min(len(os.sched_getaffinity(0)), len(STACKS) * seeds)
+    jobs = 1 if has_gpu else min(len(os.sched_getaffinity(0)), len(variants) * seeds)
     name = torch.cuda.get_device_name() if has_gpu else f"{jobs} CPU core(s)"
     torch.set_num_threads(1)
-    minutes = estimate_minutes(experiment, seeds, "cuda" if has_gpu else "cpu", jobs)
-    size = f"{len(STACKS)} stacks x {seeds} seeds on {name}"
-    print(f"scale {scale}: {why}. {size}: about {minutes:.0f} minutes.", flush=True)
+    minutes = estimate_minutes(experiment, data, seeds, "cuda" if has_gpu else "cpu", jobs)
+    size = f"{len(variants)} variants x {seeds} seeds on {name}"
+    print(f"scale {scale}: {why}. {size}: about {minutes:.1f} minutes of training steps.", flush=True)
     code = run_sweep(sweep_command(experiment, seeds, jobs, results), one_thread=not has_gpu)
     if results.is_dir() and (records := read_records(results)):
         page = build_report(results, results)
@@ -106,7 +121,7 @@ def run(data: str, asked: str | None, seeds: int, results: Path) -> int:
 
 
 def sweep_command(experiment: str, seeds: int, jobs: int, results: Path) -> list[str]:
-    """Return the command that trains every stack with every seed, `jobs` at a time."""
+    """Return the command that trains every variant with every seed, `jobs` at a time."""
     command = [sys.executable, "-m", "bdia.train", f"experiment={experiment}", f"paths.results={results}"]
     command.append("hydra.sweeper.params.seed='" + ",".join(map(str, range(seeds))) + "'")
     return command + (["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else [])
@@ -132,16 +147,16 @@ def run_sweep(command: list[str], one_thread: bool) -> int:
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", choices=("cifar10", "cifar100"))
+    parser.add_argument("recipe", choices=tuple(RECIPES))
     parser.add_argument("--scale", default=None, help=f"{', '.join(SCALES)}; default: paper with a GPU, else cpu")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds per stack")
-    parser.add_argument("--data-dir", default=None, help="folder of the images; default: $BDIA_DATA, else data")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds per variant")
+    parser.add_argument("--data-dir", default=None, help="folder of the data; default: $BDIA_DATA, else data")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
     arguments = parser.parse_args(argv)
     if arguments.data_dir:
         os.environ["BDIA_DATA"] = arguments.data_dir
     try:
-        sys.exit(run(arguments.data, arguments.scale or None, arguments.seeds, arguments.results))
+        sys.exit(run(arguments.recipe, arguments.scale or None, arguments.seeds, arguments.results))
     except (ValueError, DataNotFoundError) as error:
         sys.exit(f"error: {error}")
 

@@ -36,6 +36,7 @@ _NOT_THE_CONDITION = ("paths", "logger", "rerun")  # where things lie and what i
 _NOT_THE_CONDITION_EITHER = (
     ("data", "data_dir"),
     ("data", "download"),
+    ("data", "cache_dir"),
     ("trainer", "enable_progress_bar"),
     ("trainer", "log_every_n_steps"),
 )
@@ -107,15 +108,16 @@ def _run_and_record(cfg: DictConfig, recorded: dict[str, Any], sha: str, run_dir
         precision=str(cfg.trainer.precision), started_utc=started.isoformat(), wall_s=0.0, metrics=[], error=None,
     )  # fmt: skip
     rows: list[Metric] = []
+    signatures: dict[str, str] = {}
     try:
-        _fit_and_test(cfg, recorded, run_dir, rows)
+        _fit_and_test(cfg, recorded, run_dir, rows, signatures)
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; the model must not stay with it
         record = replace(record, status=_status(error), error=_without_folders(f"{type(error).__name__}: {error}"))
         raise
     finally:
         _free_memory()
-        record = replace(record, metrics=rows, wall_s=round(time.perf_counter() - clock, 3))
+        record = replace(record, metrics=rows, signatures=signatures, wall_s=round(time.perf_counter() - clock, 3))
         path = write_record(record, Path(cfg.paths.results))
         log.info("record: %s", path)
     shutil.copy(path, run_dir / "record.tmp")
@@ -146,12 +148,18 @@ def _lock(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, rows: list[Metric]) -> None:
-    """Seed first, then build, fit, test; what was measured goes into `rows` even if this raises."""
+def _fit_and_test(
+    cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, rows: list[Metric], signatures: dict[str, str]
+) -> None:
+    """Seed first, then build, fit, test; what was measured goes into `rows` and `signatures` even if this raises."""
     seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
-    task = build_task(cfg, data.num_classes)
+    data.prepare_data()
+    data.setup()
+    rows += [_metric(name, value) for name, value in data.facts.items()]
+    task = build_task(cfg, data.net_arguments, data.task_arguments)
     OmegaConf.save(OmegaConf.create(recorded), run_dir / "config.yaml")
+    data.save(run_dir)
     callbacks = [*build_callbacks(cfg, run_dir), Resume()]
     loggers = build_loggers(cfg, run_dir, f"{run_dir.name}_{_stack_name(recorded)}", recorded)
     outcome = "failed"
@@ -164,6 +172,7 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, rows
         last.unlink(missing_ok=True)
         outcome = "success"
     finally:
+        signatures |= task.signatures
         rows.append(_metric("parameters", sum(p.numel() for p in task.parameters())))
         rows += [_metric(*row) for callback in callbacks if isinstance(callback, Measurement) for row in callback.rows]
         for logger in loggers:
@@ -206,13 +215,14 @@ def _stack_name(recorded: dict[str, Any]) -> str:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    """Run one job; returns the test accuracy for sweepers."""
+    """Run one job; returns the test accuracy, BLEU or else loss for sweepers."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         record = train(cfg)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning exits with 0, which a launcher takes for success
-    return next((m.value for m in reversed(record.metrics) if (m.name, m.split) == ("accuracy", "test")), None)
+    results = (record.final(name, "test") for name in ("accuracy", "bleu", "loss"))
+    return next((value for value in results if value is not None), None)
 
 
 if __name__ == "__main__":

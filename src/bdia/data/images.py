@@ -1,15 +1,16 @@
 """What all image data modules share: checks, the split into train and validation, subsets, loaders."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from bdia.data.augment import AUGMENTATIONS, Compose, Normalize
 from bdia.data.errors import DataCorruptError
 from bdia.data.loader import ResidentLoader, seeded_generator
+from bdia.data.module import DataModule
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images (N, 3, 32, 32) uint8, labels (N,) integer
 
@@ -49,7 +50,7 @@ def pick_per_class(labels: Tensor, counts: Tensor, generator: torch.Generator) -
     return chosen
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(DataModule):
     """Images of 3 x 32 x 32 with one label each, resident on the device that trains.
 
     A subclass sets `name`, `class_names`, `mean`, `std` (per channel, units of 255 grey levels) and writes
@@ -104,6 +105,11 @@ class ImageDataModule(LightningDataModule):
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def net_arguments(self) -> dict[str, Any]:
+        """The number of classes."""
+        return {"num_classes": self.num_classes}
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -1,9 +1,11 @@
 """Peak memory of one training step by category. Never the process's resident size: glibc keeps what torch has freed."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import nn
 
 from bdia.measure.history import Measurement, Row
 from bdia.measure.storage_meter import StorageMeter
@@ -18,6 +20,8 @@ class PeakMemory(Measurement):
     allocate (`StorageMeter`). Both include parameters and optimizer state, as the paper does. On CUDA the total also
     includes the resident data set, which is recorded beside it. Activations are what is left: stored and recomputed
     activations, their gradients and temporaries, side information (and, on CUDA, parameter gradients at the peak).
+    On the CPU what a module with a `memory_category` allocates (the loss head: logits, softmax and their gradients) is
+    recorded under that name as well; it is part of the activations.
 
     Args:
         at_batch: the batch measured, counted from the start of training; at least 1, so that optimizer state exists
@@ -32,6 +36,7 @@ class PeakMemory(Measurement):
             )
         self.at_batch = at_batch
         self.meter: StorageMeter | None = None
+        self.hooks: list[Any] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start measuring if this is the batch."""
@@ -43,6 +48,7 @@ class PeakMemory(Measurement):
         elif pl_module.device.type == "cpu":
             known = [*pl_module.parameters(), *pl_module.buffers(), *_optimizer_state(trainer), *batch]
             self.meter = StorageMeter(known, pl_module.parameters())
+            self.hooks = _book_categories(pl_module, self.meter)
             self.meter.__enter__()
 
     def on_train_batch_end(
@@ -69,10 +75,9 @@ class PeakMemory(Measurement):
                 "peak_other": inputs,
             }
         elif self.meter is not None:
-            self.meter.__exit__(None, None, None)
-            peak, gradients = self.meter.peak, self.meter.gradients_at_peak
+            meter = self._leave()
+            peak, gradients = meter.peak, meter.gradients_at_peak
             inputs = sum(tensor.nbytes for tensor in [*batch, *pl_module.buffers()])
-            self.meter = None
             activations = peak - weights - optimizer - gradients - inputs
             found = {
                 "activation_peak": activations,
@@ -81,6 +86,7 @@ class PeakMemory(Measurement):
                 "peak_optimizer": optimizer,
                 "peak_activations": activations,
                 "peak_other": inputs,
+                **{f"peak_{name}": size for name, size in meter.owned_at_peak.items()},
             }
         else:
             return
@@ -95,8 +101,32 @@ class PeakMemory(Measurement):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the meter, which sees every operation while it is on."""
         if self.meter is not None:
-            self.meter.__exit__(None, None, None)
-            self.meter = None
+            self._leave()
+
+    def _leave(self) -> StorageMeter:
+        meter, self.meter = self.meter, None
+        meter.__exit__(None, None, None)
+        for hook in self.hooks:
+            hook.remove()
+        return meter
+
+
+def _book_categories(model: nn.Module, meter: StorageMeter) -> list[Any]:
+    """Name, in the meter, what modules with a `memory_category` allocate in forward and backward."""
+
+    def owner(name: str | None) -> Callable[..., None]:
+        def note(*_: Any) -> None:
+            meter.owner = name
+
+        return note
+
+    hooks = []
+    for module in model.modules():
+        if (name := getattr(module, "memory_category", None)) is not None:
+            hooks += [module.register_forward_pre_hook(owner(name)), module.register_forward_hook(owner(None))]
+            hooks += [module.register_full_backward_pre_hook(owner(name))]
+            hooks += [module.register_full_backward_hook(owner(None))]
+    return hooks
 
 
 def _optimizer_state(trainer: Trainer) -> list[torch.Tensor]:

@@ -11,7 +11,10 @@ from bdia.measure.history import Measurement, Row
 
 
 class StepTimer(Measurement):
-    """Median wall time of a training step (forward, backward, optimizer) and of an epoch; images per second.
+    """Median wall time of a training step (forward, backward, optimizer) and of an epoch; images or tokens per second.
+
+    Batches of images are alike but for an epoch's last one, which is left out. Batches of text may all differ in size:
+    then all count, and the throughput is the median of the steps' own.
 
     On CUDA the clock runs between events, read when training ends, so no step waits for the device.
 
@@ -46,15 +49,18 @@ class StepTimer(Measurement):
         """Stop the step's clock."""
         seen = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         if self.skip < seen and len(self.steps) < self.keep:
-            size = len(batch[0]) * trainer.world_size
+            size = pl_module.size(batch) * trainer.world_size
             self.steps.append((self.step_start, _now(pl_module.device), size))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the medians over full batches."""
-        if self.steps:
-            full = max(size for _, _, size in self.steps)
-            milliseconds = statistics.median(_elapsed(a, b) for a, b, size in self.steps if size == full)
-            self.rows = [Row("step_time", milliseconds), Row("throughput", 1000 * full / milliseconds)]
+        """Take the medians."""
+        timed = [(_elapsed(start, end), int(size)) for start, end, size in self.steps]
+        if timed:
+            full = [(time, size) for time, size in timed if size == max(size for _, size in timed)]
+            counted = full if 2 * len(full) >= len(timed) else timed
+            milliseconds = statistics.median(time for time, _ in counted)
+            rate = statistics.median(1000 * size / time for time, size in counted)
+            self.rows = [Row("step_time", milliseconds), Row(pl_module.throughput, rate)]
         if self.epochs:
             self.rows.append(Row("epoch_time", statistics.median(self.epochs)))
 

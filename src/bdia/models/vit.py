@@ -6,37 +6,10 @@ B batch, C channels, T tokens (patches + class token), D width, H heads, K block
 from collections.abc import Callable
 
 import torch
-from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
+from bdia.models.blocks import Block, feed_forward
 from bdia.models.layers import Dropout, LocalitySelfAttention, ShiftedPatchEmbed
-
-
-class Block(nn.Module):
-    """Pre-norm residual block, y = x + attention branch + MLP branch, with the attribute names of timm's Block.
-
-    Args:
-        width: D.
-        attn, mlp: modules (B, T, D) -> (B, T, D).
-        drop_path: probability that a sample skips a branch (stochastic depth).
-    """
-
-    def __init__(self, width: int, attn: nn.Module, mlp: nn.Module, drop_path: float = 0.0):
-        super().__init__()
-        self.norm1, self.attn, self.ls1, self.drop_path1 = nn.LayerNorm(width), attn, nn.Identity(), DropPath(drop_path)
-        self.norm2, self.mlp, self.ls2, self.drop_path2 = nn.LayerNorm(width), mlp, nn.Identity(), DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return y (B, T, D) for x (B, T, D); x is not changed."""
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-
-
-def _mlp(width: int, hidden: int, dropout: float) -> Mlp:
-    """timm's MLP with dropout that stores boolean masks."""
-    mlp = Mlp(width, hidden)
-    mlp.drop1, mlp.drop2 = Dropout(dropout), Dropout(dropout)
-    return mlp
 
 
 class VisionTransformer(nn.Module):
@@ -92,7 +65,7 @@ class VisionTransformer(nn.Module):
                 Block(
                     width,
                     attention(width, num_heads=heads, attn_head_dim=head_dim, proj_drop=dropout),
-                    _mlp(width, mlp_hidden, dropout),
+                    feed_forward(width, mlp_hidden, dropout, hidden_dropout=dropout),
                     drop_path * k / max(depth - 1, 1),
                 )
                 for k in range(depth)

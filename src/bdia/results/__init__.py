@@ -1,8 +1,9 @@
 """Run records and what is made of them: tables, figures, one HTML report. Imports no torch, so reports are quick."""
 
-from bdia.results.aggregate import Experiment, Spread, Variant, gather
+from bdia.results.aggregate import Experiment, Variant, gather
 from bdia.results.identity import config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RecordError, RunRecord
+from bdia.results.spread import Spread
 from bdia.results.store import read_records, write_record
 from bdia.results.tables import table_text
 

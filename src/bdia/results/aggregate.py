@@ -1,45 +1,15 @@
 """Gather the records of one experiment into variants: mean, sample standard deviation and n over seeds."""
 
 import math
-import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from bdia.results.record import STATUSES, RunRecord
+from bdia.results.outcome import Result, result_of
+from bdia.results.record import STATUSES, Metric, RunRecord
+from bdia.results.spread import Spread
 from bdia.results.variants import STACK_NAMES, Settings, differing_settings, label, stack_class
-
-NONE = "\N{EN DASH}"  # what a table shows where there is no number
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (ddof = 1; NaN where n = 1) of n runs."""
-
-    mean: float
-    std: float
-    n: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Return the spread of at least one value."""
-        finite = all(math.isfinite(value) for value in values)
-        std = statistics.stdev(values) if finite and len(values) > 1 else math.nan
-        return cls(statistics.fmean(values), std, len(values))
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of the mean; NaN where n = 1."""
-        return self.std / math.sqrt(self.n)
-
-    def deviation(self, digits: int) -> str:
-        """Return the standard deviation as text, `NONE` where n = 1."""
-        return NONE if math.isnan(self.std) else f"{self.std:.{digits}f}"
-
-    def text(self, digits: int = 2) -> str:
-        """Return "mean ± std (n=...)"."""
-        return f"{self.mean:.{digits}f} ± {self.deviation(digits)} (n={self.n})"
 
 
 @dataclass(frozen=True)
@@ -82,7 +52,11 @@ class Variant:
 
     def spread(self, name: str, split: str | None = None) -> Spread | None:
         """Return the spread of a metric's final value over the runs that have it, or None where none has."""
-        values = [value for record in self.runs if (value := record.final(name, split)) is not None]
+        return self.spread_of(lambda record: record.final(name, split))
+
+    def spread_of(self, measure: Callable[[RunRecord], float | None]) -> Spread | None:
+        """Return the spread of any number taken from each run, over the runs that have it; None where none has."""
+        values = [value for record in self.runs if (value := measure(record)) is not None]
         return Spread.of(values) if values else None
 
     def curve(self, name: str, split: str | None = None) -> list[tuple[int, Spread]]:
@@ -102,15 +76,33 @@ class Experiment:
     variants: list[Variant]
 
     @property
+    def result(self) -> Result:
+        """The metric by which the runs are compared."""
+        return result_of(self.records)
+
+    @property
     def result_split(self) -> str:
-        """The split whose accuracy is the result: "test", or "val" where no run was tested."""
-        return "test" if any(variant.spread("accuracy", "test") for variant in self.variants) else "val"
+        """The split of the result: "test", or "val" where no run was tested or the best epoch is meant."""
+        tested = any(variant.spread(self.result.name, "test") for variant in self.variants)
+        return "test" if tested and not self.result.at_best else "val"
+
+    def outcome(self, variant: Variant) -> Spread | None:
+        """Return the spread of the result over the variant's runs."""
+        result = self.result
+        if not result.at_best:
+            return variant.spread(result.name, self.result_split)
+        return variant.spread_of(lambda record: value_of(record.best(result.name, self.result_split, result.higher)))
 
     def baseline(self, variant: Variant) -> Variant | None:
         """Return the standard stack's variant with the same setting, or None where there is none with an ok run."""
         standard = [other for other in self.variants if other.stack == "StandardStack" and other.runs]
         same = [other for other in standard if other.setting_beside_stack == variant.setting_beside_stack]
         return same[0] if same else None
+
+
+def value_of(row: Metric | None) -> float | None:
+    """Return the value of a row that may be missing."""
+    return row.value if row else None
 
 
 def gather(records: Sequence[RunRecord]) -> list[Experiment]:

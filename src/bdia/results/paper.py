@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import PurePosixPath
 from typing import Any
 
-from bdia.results.variants import class_name, stack_class
+from bdia.results.variants import class_name, stack_class, task_class
 
 TABLE_1 = "paper, Table 1"
 TABLE_2 = "paper, Table 2"
@@ -57,7 +58,7 @@ def _equals(key: str, value: Any) -> Wanted:
     return Wanted(key, str(value), lambda seen: seen == value)
 
 
-PAPER_SETTING = (
+IMAGE_SETTING = (
     _equals("model.net.width", 512),
     _equals("model.net.patch_size", 4),
     _equals("model.net.depth", 6),
@@ -77,12 +78,32 @@ PAPER_SETTING = (
     Wanted("scheduler._target_", "cosine to zero", lambda seen: seen == "cosine"),
     Wanted("trainer.precision", "float32", lambda seen: str(seen) in ("32-true", "32")),
 )
+PAPER_SETTING = {
+    "ImageClassification": IMAGE_SETTING,
+    "Translation": (_equals("model.net.encoder_depth", 6), _equals("model.net.decoder_depth", 6)),
+    "LanguageModeling": (_equals("model.net.depth", 12),),
+}
+# Tasks for which the paper shows curves and no numbers.
+CURVES_ONLY = {
+    "Translation": "The paper's translation (Fig. 4): 6 + 6 blocks, English to French, data set not named, no numbers.",
+    "LanguageModeling": "The paper's GPT-2 (Fig. 5): 12 blocks on 0.05 % of OpenWebText, no numbers.",
+}
 
 
 def data_name(config: Mapping[str, Any]) -> str:
-    """Return the name of the data set: `data.name`, else from the data module's class ("digits")."""
+    """Return the name of the data set: `data.name`, the source of text, else the data module's class ("digits")."""
     data = config.get("data") or {}
+    if isinstance(data.get("source"), Mapping):
+        return _source_name(data["source"])
     return str(data.get("name") or class_name(data).removesuffix("DataModule").lower() or "unknown data")
+
+
+def _source_name(source: Mapping[str, Any]) -> str:
+    """Return what the source reads, e.g. "Helsinki-NLP/opus_books"; the class where it reads nothing."""
+    paths = source.get("paths") or [source[key] for key in ("name", "folder", "file", "path") if source.get(key)]
+    if isinstance(paths, str) or not paths:
+        return str(paths or class_name(source))
+    return ", ".join("/".join(PurePosixPath(str(path)).parts[-2:]) for path in paths)
 
 
 def published(config: Mapping[str, Any]) -> list[Published]:
@@ -97,8 +118,8 @@ def paper_row(config: Mapping[str, Any]) -> Published | None:
 
 
 def setting_differences(config: Mapping[str, Any]) -> list[str]:
-    """Return what differs from the paper's setting, e.g. "width 128 (paper: 512)"; [] at the paper's scale."""
-    found = [(wanted, _entry(config, wanted.key)) for wanted in PAPER_SETTING]
+    """Return what differs from the paper's setting of the same task, e.g. "width 128 (paper: 512)"; [] at its scale."""
+    found = [(wanted, _entry(config, wanted.key)) for wanted in PAPER_SETTING.get(task_class(config), ())]
     return [
         f"{_short(wanted.key)} {'not recorded' if seen is None else seen} (paper: {wanted.text})"
         for wanted, seen in found

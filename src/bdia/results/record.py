@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 SCHEMA = 1
@@ -12,9 +12,24 @@ SPLITS = ("train", "val", "test", None)
 # A new measurement adds its line here; its unit can then be neither forgotten nor confused.
 UNITS = {
     "accuracy": "%",
+    "bleu": "points",
+    "chrf": "points",
+    "exact_match": "%",
     "loss": "nat",
+    "perplexity": "1",
+    "unigram_perplexity": "1",
     "lr": "1",
     "parameters": "count",
+    "train_tokens": "count",
+    "val_tokens": "count",
+    "test_tokens": "count",
+    "train_pairs": "count",
+    "val_pairs": "count",
+    "test_pairs": "count",
+    "dropped_pairs": "count",
+    "train_documents": "count",
+    "val_documents": "count",
+    "test_documents": "count",
     "reconstruction_error": "1",
     "peak_allocated": "MiB",
     "peak_reserved": "MiB",
@@ -26,10 +41,12 @@ UNITS = {
     "peak_gradients": "MiB",
     "peak_optimizer": "MiB",
     "peak_activations": "MiB",
+    "peak_loss_head": "MiB",  # of peak_activations: logits, softmax and their gradients
     "peak_other": "MiB",
     "step_time": "ms",
     "epoch_time": "s",
     "throughput": "images/s",
+    "token_throughput": "tokens/s",
 }
 
 
@@ -81,6 +98,8 @@ class RunRecord:
         device: {"name", "count", "torch", "cuda", ...}.
         wall_s: seconds from start to end, whatever the status.
         error: the reason where status is not "ok", else None.
+        signatures: how a metric was computed where its name does not say it, e.g. {"bleu": sacrebleu's signature};
+            records from before this field read as {}.
     Raises:
         RecordError: unknown schema or status, or a curve whose steps do not ascend.
     """
@@ -98,6 +117,7 @@ class RunRecord:
     wall_s: float
     metrics: list[Metric]
     error: str | None = None
+    signatures: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -116,6 +136,7 @@ class RunRecord:
                 raise RecordError(f"{key}: saw {holder!r}, want a mapping with {', '.join(wanted)}")
         if not isinstance(self.config, dict):
             raise RecordError(f"config: saw {type(self.config).__name__}, want a mapping")
+        self._check_signatures()
         last: dict[tuple[str, str | None], int] = {}
         for index, row in enumerate(self.metrics):
             curve = (row.name, row.split)
@@ -123,6 +144,13 @@ class RunRecord:
                 raise RecordError(f"metrics[{index}].step: saw {row.step} after {last[curve]}, want ascending steps")
             if row.step is not None:
                 last[curve] = row.step
+
+    def _check_signatures(self) -> None:
+        if not isinstance(self.signatures, dict):
+            raise RecordError(f"signatures: saw {self.signatures!r}, want a mapping from metric to text")
+        for name, text in self.signatures.items():
+            if name not in UNITS or not isinstance(text, str):
+                raise RecordError(f"signatures.{name}: saw {text!r}, want text under the name of a metric in UNITS")
 
     def curve(self, name: str, split: str | None = None) -> list[Metric]:
         """Return the rows of one metric and split, in the order they were measured."""
@@ -132,6 +160,14 @@ class RunRecord:
         """Return the last value of one metric and split, or None where it was not measured."""
         rows = self.curve(name, split)
         return rows[-1].value if rows else None
+
+    def best(self, name: str, split: str | None = None, higher: bool = True) -> Metric | None:
+        """Return the first row with the best finite value; the last row where none is finite, None without rows."""
+        rows = self.curve(name, split)
+        finite = [row for row in rows if math.isfinite(row.value)]
+        if not finite:
+            return rows[-1] if rows else None
+        return (max if higher else min)(finite, key=lambda row: row.value)
 
     def to_json(self) -> str:
         """Return the record as JSON text: an indented header, then one metric per line."""
@@ -165,6 +201,7 @@ def _from_mapping(cls: type[RunRecord], raw: Any) -> RunRecord:
         raise RecordError(f"saw {type(raw).__name__}, want a mapping")
     if raw.get("schema") != SCHEMA:  # first: another schema may have other keys
         raise RecordError(f"schema: saw {raw.get('schema')!r}, want {SCHEMA}")
+    raw = {"signatures": {}} | raw  # the one key that schema 1 got later
     _compare_keys({field.name for field in fields(RunRecord)}, set(raw), "")
     if not isinstance(raw["metrics"], list):
         raise RecordError(f"metrics: saw {type(raw['metrics']).__name__}, want a list")

@@ -13,19 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bdia.results.aggregate import Experiment, gather
 from bdia.results.figures import figures
+from bdia.results.layout import Table, markdown, markdown_text
+from bdia.results.notes import notes, provenance
 from bdia.results.paper import data_name
 from bdia.results.record import RecordError, RunRecord
 from bdia.results.store import read_records
-from bdia.results.tables import (
-    Table,
-    details_table,
-    markdown,
-    markdown_text,
-    notes,
-    provenance,
-    summary_table,
-    table_text,
-)
+from bdia.results.summary import summary_table
+from bdia.results.tables import details_table, table_text
 from bdia.results.verdict import verdicts
 
 

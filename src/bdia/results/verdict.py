@@ -1,17 +1,24 @@
 """Say in one line whether the paper's order holds in our runs, whichever way it comes out."""
 
-import math
 from itertools import combinations, pairwise
 
-from bdia.results.aggregate import Experiment, Spread, Variant
+from bdia.results.aggregate import Experiment, Variant
+from bdia.results.claims import overfitting_claims, translation_claims
 from bdia.results.paper import data_name, paper_row
+from bdia.results.spread import Spread, difference_text
 from bdia.results.variants import Settings
 
 Standing = tuple[Variant, Spread, float]  # a variant, our accuracy, the accuracy the paper gives it
 
 
 def verdicts(experiment: Experiment) -> list[str]:
-    """Return one line on the paper's order, then one per neighbouring pair; [] where nothing can be compared."""
+    """Return what the runs say on what the paper says of their task; [] where nothing can be compared."""
+    by_result = {"bleu": translation_claims, "perplexity": overfitting_claims}
+    return by_result.get(experiment.result.name, image_verdicts)(experiment)
+
+
+def image_verdicts(experiment: Experiment) -> list[str]:
+    """Return one line on the paper's order, then one per neighbouring pair; the bare claim where it has no numbers."""
     lines: list[str] = []
     for standings in _by_setting(experiment).values():
         ranked = sorted(standings, key=lambda standing: -standing[2])
@@ -23,7 +30,7 @@ def verdicts(experiment: Experiment) -> list[str]:
 def _by_setting(experiment: Experiment) -> dict[Settings, list[Standing]]:
     groups: dict[Settings, list[Standing]] = {}
     for variant in experiment.variants:
-        ours, paper = variant.spread("accuracy", experiment.result_split), paper_row(variant.example.config)
+        ours, paper = experiment.outcome(variant), paper_row(variant.example.config)
         if ours and paper:
             groups.setdefault(variant.setting_beside_stack, []).append((variant, ours, paper.accuracy))
     return groups
@@ -39,28 +46,19 @@ def _order_line(ranked: list[Standing]) -> str:
 
 def _difference_line(first: Standing, second: Standing) -> str:
     names = f"{first[0].label} minus {second[0].label}"
-    return f"{names}: {_difference(first[1], second[1])}; paper {first[2] - second[2]:+.2f}."
-
-
-def _difference(first: Spread, second: Spread) -> str:
-    difference = first.mean - second.mean
-    error = math.hypot(first.standard_error, second.standard_error)
-    if math.isnan(error):
-        return f"{difference:+.2f} points, no standard error (a single run)"
-    unresolved = " (within two standard errors: not resolved)" if abs(difference) <= 2 * error else ""
-    return f"{difference:+.2f} points with standard error {error:.2f}{unresolved}"
+    return f"{names}: {difference_text(first[1], second[1])}; paper {first[2] - second[2]:+.2f}."
 
 
 def _claim_lines(experiment: Experiment) -> list[str]:
     """Where the paper has no figures for these runs, test its claim: BDIA above the standard stack."""
-    lines, split = [], experiment.result_split
+    lines = []
     for variant in experiment.variants:
         baseline = experiment.baseline(variant)
-        ours, theirs = variant.spread("accuracy", split), baseline and baseline.spread("accuracy", split)
+        ours, theirs = experiment.outcome(variant), baseline and experiment.outcome(baseline)
         if variant.stack == "BdiaStack" and baseline and ours and theirs:
             seen = f"{variant.label} {ours.text()}, {baseline.label} {theirs.text()}"
             outcome = "holds in the means" if ours.mean > theirs.mean else "does not hold"
             data = data_name(baseline.example.config)
             claim = f"Paper's claim BDIA > standard (it has no figures for these runs on {data})"
-            lines.append(f"{claim}: here {seen}: {outcome}; the difference is {_difference(ours, theirs)}.")
+            lines.append(f"{claim}: here {seen}: {outcome}; the difference is {difference_text(ours, theirs)}.")
     return lines

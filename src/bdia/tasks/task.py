@@ -14,6 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 class Task(LightningModule):
     """A model, its optimizer and its schedule.
 
+    `throughput` names what `StepTimer` records with `size`; `signatures` says how a metric was computed, by name.
+
     Args:
         net: the model.
         optimizer: called with the parameters.
@@ -21,6 +23,8 @@ class Task(LightningModule):
         seed: seeds torch before every batch together with the batch's number, so that dropout and gamma of batch n do
             not depend on what ran before: an interrupted and resumed training repeats the uninterrupted one bit by bit.
     """
+
+    throughput = "throughput"
 
     def __init__(
         self,
@@ -32,6 +36,11 @@ class Task(LightningModule):
         super().__init__()
         self.net, self.optimizer, self.scheduler, self.seed = net, optimizer, scheduler, seed
         self.gradients: dict[str, torch.Tensor] = {}
+        self.signatures: dict[str, str] = {}
+
+    def size(self, batch: Any) -> int | torch.Tensor:
+        """Return how much a batch holds: images, or the target tokens of a text task."""
+        return len(batch[0])
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimizer over trainable parameters and its per-step schedule."""

@@ -1,0 +1,78 @@
+"""What the commands for trained models share: `key=value` arguments, and errors of one line."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pickle import UnpicklingError
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+Arguments = TypeVar("Arguments")
+
+# What a wrong argument, file or text raises below; one line of it says enough.
+_REFUSALS = (ValueError, OSError, RuntimeError, ArithmeticError, UnpicklingError)
+
+
+def command(run: Callable[[Arguments], None], defaults: Arguments, usage: str, argv: Sequence[str] | None) -> None:
+    """Read the arguments and call `run` with them.
+
+    Args:
+        run: the command.
+        defaults: dataclass of all arguments; a field of OmegaConf's MISSING must be given.
+        usage: printed for --help.
+        argv: arguments; None takes those of the process.
+    Raises:
+        SystemExit: 0 after --help; 2 after an error, of which stderr then shows one line.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        print(usage.strip())
+        sys.exit(0)
+    try:
+        run(read_arguments(defaults, argv))
+    except _REFUSALS as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+
+
+def read_arguments(defaults: Arguments, argv: Sequence[str]) -> Arguments:
+    """Return the defaults changed by `key=value` arguments: texts as they stand, everything else as YAML.
+
+    Raises:
+        ValueError: an unknown key, a value of another type, a missing argument.
+    """
+    fields = {field.name: field for field in dataclasses.fields(defaults)}
+    given: dict[str, Any] = {}
+    for argument in argv:
+        key, equals, text = argument.partition("=")
+        if not equals or key not in fields:
+            raise ValueError(f"{argument}: wanted key=value with one of the keys {', '.join(fields)}")
+        given[key] = text if fields[key].type is str else _read_value(defaults, key, text)
+    for key in fields:
+        if key not in given and getattr(defaults, key) == MISSING:
+            raise ValueError(f"{key} is missing: wanted {key}=..., see --help")
+    return dataclasses.replace(defaults, **given)
+
+
+def _read_value(defaults: Any, key: str, text: str) -> Any:
+    try:
+        return OmegaConf.merge(OmegaConf.structured(defaults), OmegaConf.from_cli([f"{key}={text}"]))[key]
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        kind = next(field.type for field in dataclasses.fields(defaults) if field.name == key)
+        raise ValueError(f"{key}={text}: wanted {getattr(kind, '__name__', kind)}; set {key}") from error
+
+
+def read_device(name: str) -> torch.device:
+    """Return the device.
+
+    Raises:
+        ValueError: it does not exist here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={name}: wanted cpu, or cuda with a CUDA GPU; set device") from error

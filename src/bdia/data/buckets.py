@@ -1,0 +1,151 @@
+"""Batches of token sequences of similar length, on the device that trains: repeatable, resumable, a constant number."""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bdia.data.loader import EpochLoader, seeded_generator
+
+PAD_ID = 0
+CELL = 3  # tokens; pairs whose lengths round up to the same multiples of it change places from epoch to epoch
+
+
+class TokenTable:
+    """N sequences of token ids, one behind the other in one tensor.
+
+    Args:
+        tokens: (total,) int32, on the device where batches are wanted.
+        lengths: (N,) int64, at least 1 each; kept on the CPU, where batches are planned.
+    """
+
+    def __init__(self, tokens: Tensor, lengths: Tensor) -> None:
+        self.tokens, self.lengths = tokens, lengths
+        self.starts = (lengths.cumsum(0) - lengths).to(tokens.device)
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]]) -> "TokenTable":
+        """Make a table on the CPU."""
+        lengths = torch.tensor([len(ids) for ids in sequences])
+        tokens = np.fromiter(chain.from_iterable(sequences), dtype=np.int32, count=int(lengths.sum()))
+        return cls(torch.from_numpy(tokens), lengths)
+
+    def to(self, device: torch.device | str) -> "TokenTable":
+        """Return the table on a device."""
+        return TokenTable(self.tokens.to(device), self.lengths)
+
+    def where(self, kept: Tensor) -> "TokenTable":
+        """Return the sequences where `kept`, (N,) bool, is true."""
+        return TokenTable(self.tokens[kept.repeat_interleave(self.lengths)], self.lengths[kept])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held on the device."""
+        return self.tokens.nbytes + self.starts.nbytes
+
+    def padded(self, chosen: Tensor) -> Tensor:
+        """Return the sequences `chosen`, (B,) on the CPU, as (B, longest) int64, padded on the right with PAD_ID."""
+        device, lengths = self.tokens.device, self.lengths[chosen]
+        places = torch.arange(int(lengths.max()), device=device)
+        inside = places < lengths.to(device)[:, None]
+        found = self.tokens[(self.starts[chosen.to(device)][:, None] + places).where(inside, 0)]
+        return found.where(inside, PAD_ID).long()
+
+
+class BucketLoader(EpochLoader):
+    """Iterate over pairs of sequences as batches `(source (B, S), target (B, T + 1), index (B,))`, all int64.
+
+    `index` is the pair's number. Every pair is in one batch of every epoch, and B (S + T + 1) <= token_budget.
+
+    The plan: pairs are put into cells by their two lengths, rounded up to multiples of CELL, and the cells in order of
+    length, one behind the other. This row is cut into batches once, from the rounded lengths alone. In training, every
+    epoch shuffles the pairs inside each cell and the order of the batches. So the pairs meet others every time, while
+    the number of batches, on which Lightning bases the schedule's length, never changes. In evaluation
+    (`shuffle_seed=None`) lengths are not rounded and nothing is shuffled: batches come in order of length.
+    """
+
+    plan_keys = "data.source, data.tokenizer, data.token_budget, data.max_length, data.seed"
+
+    def __init__(
+        self, source: TokenTable, target: TokenTable, token_budget: int, shuffle_seed: int | None, budget_key: str
+    ) -> None:
+        """Plan the batches.
+
+        Args:
+            source, target: N >= 1 sequences each, with their control tokens.
+            token_budget: elements of source and target tensor of a batch, padding included, at most.
+            shuffle_seed: seed of the order; None for evaluation.
+            budget_key: config key of `token_budget`, for errors.
+        Raises:
+            ValueError: a pair is longer than the budget.
+        """
+        super().__init__()
+        self.source, self.target, self.token_budget, self.shuffle_seed = source, target, token_budget, shuffle_seed
+        lengths = torch.stack([source.lengths, target.lengths], dim=1)
+        if (longest := int(lengths.sum(dim=1).max())) > token_budget:
+            number = int(lengths.sum(dim=1).argmax())
+            raise ValueError(
+                f"pair {number} has {longest} tokens, more than token_budget={token_budget}: set {budget_key} to at "
+                f"least {longest}" + (" or data.max_length lower" if shuffle_seed is not None else "")
+            )
+        cell = 1 if shuffle_seed is None else CELL
+        self.cells = (lengths + cell - 1) // cell * cell  # (N, 2)
+        # By source length, then by target length: a stable sort by the second key goes first.
+        order = self.cells[:, 1].argsort(stable=True)
+        self.order = order[self.cells[order, 0].argsort(stable=True)]
+        self.sizes = cut(self.cells[self.order].tolist(), token_budget)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of token ids held on the device."""
+        return self.source.nbytes + self.target.nbytes
+
+    def __len__(self) -> int:
+        """Count the batches of one epoch; the same in every epoch."""
+        return len(self.sizes)
+
+    def batch_indices(self, epoch: int) -> Sequence[Tensor]:
+        """Return the pairs' numbers of each batch of an epoch, on the CPU."""
+        if self.shuffle_seed is None:
+            return self.order.split(self.sizes)
+        generator = seeded_generator("order", self.shuffle_seed, epoch)
+        order = torch.randperm(len(self.order), generator=generator)
+        for side in (1, 0):  # sorts a random order into the cells' order: random inside a cell
+            order = order[self.cells[order, side].argsort(stable=True)]
+        batches = order.split(self.sizes)
+        return [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def collate(self, chosen: Tensor, epoch: int, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (source (B, S), target (B, T + 1), the pairs' numbers (B,)), int64."""
+        numbers = chosen.to(self.source.tokens.device)
+        return self.source.padded(chosen), self.target.padded(chosen), numbers
+
+    def plan(self) -> dict[str, Any]:
+        """Number of pairs and of their tokens, budget and seed."""
+        return {
+            "pairs": len(self.order),
+            "source_tokens": int(self.source.lengths.sum()),
+            "target_tokens": int(self.target.lengths.sum()),
+            "token_budget": self.token_budget,
+            "shuffle_seed": self.shuffle_seed,
+        }
+
+
+def cut(lengths: Sequence[tuple[int, int]], budget: int) -> list[int]:
+    """Cut a row of pairs into batches, each as large as fits: B (longest source + longest target) <= budget, or B = 1.
+
+    Returns:
+        The batches' sizes B.
+    """
+    sizes, widest = [], (0, 0)
+    for source, target in lengths:
+        wider = max(source, widest[0]), max(target, widest[1])
+        if sizes and (sizes[-1] + 1) * sum(wider) <= budget:
+            sizes[-1], widest = sizes[-1] + 1, wider
+        else:
+            sizes.append(1)
+            widest = source, target
+    return sizes

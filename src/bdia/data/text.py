@@ -1,0 +1,229 @@
+"""Language modelling: documents split into train, val and test, each split one stream of tokens."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from bdia.data.documents import Document, Source
+from bdia.data.errors import DataCorruptError
+from bdia.data.loader import seeded_generator
+from bdia.data.module import DataModule
+from bdia.data.token_file import LARGEST_VOCABULARY, cached_splits, unigram_perplexity
+from bdia.data.tokenizer import END_OF_DOCUMENT, TokenizerBuilder, fingerprint, save_tokenizer
+from bdia.data.windows import TokenLoader
+
+CHUNK = 256  # documents encoded at a time
+
+
+class TokenDataModule(DataModule):
+    """Documents of a source as streams of tokens, every document followed by END_OF_DOCUMENT.
+
+    Split: of documents that are the same, the first is kept; then they are dealt at random to test, val and train,
+    before anything learns from them: a tokenizer is trained on the training documents alone. `fraction` keeps a share
+    of the training documents; a smaller share is part of a larger, val and test are left whole.
+    Streams are kept in `cache_dir`, in a folder named after the tokenizer and the documents of each split.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        tokenizer: TokenizerBuilder,
+        context: int = 128,
+        batch_size: int = 16,
+        eval_batch_size: int = 32,
+        fraction: float = 1.0,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        split_seed: int = 0,
+        data_dir: str | Path = "data",
+        cache_dir: str | Path = "runs/tokens",
+        seed: int = 0,
+    ) -> None:
+        """Set the protocol; nothing is read yet.
+
+        Args:
+            source, tokenizer: where documents come from; what makes the tokenizer.
+            context: T, tokens a model sees.
+            batch_size, eval_batch_size: windows per batch and device.
+            fraction: share of the training documents kept, at least one document.
+            val_fraction, test_fraction: shares of all documents, rounded to whole ones.
+            split_seed: seeds which documents are where and which are kept.
+            data_dir, cache_dir: folders of local data and of token files.
+            seed: seeds where the windows of an epoch start, and their order.
+        Raises:
+            ValueError: a value out of range; names the config key.
+        """
+        super().__init__()
+        for name, value in {"context": context, "batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value}: wanted at least 1; set data.{name}")
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction={fraction}: wanted 0 < fraction <= 1; set data.fraction")
+        if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction={val_fraction} and test_fraction={test_fraction}: wanted both above 0 and their sum "
+                "below 1; set data.val_fraction and data.test_fraction"
+            )
+        self.source, self.builder = source, tokenizer
+        self.context, self.batch_size, self.eval_batch_size = context, batch_size, eval_batch_size
+        self.fraction, self.split_seed, self.seed = fraction, split_seed, seed
+        self.shares = {"test": test_fraction, "val": val_fraction}
+        self.data_dir, self.cache_dir = Path(data_dir), Path(cache_dir)
+        self.document_counts: dict[str, int] = {}
+        self.tokens: dict[str, np.ndarray] = {}
+
+    def prepare_data(self) -> None:
+        """Do what `setup` does: one process fetches and writes, the others find it done."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, split, make the tokenizer, encode or take the token files; once, whatever the stage.
+
+        Raises:
+            DataNotFoundError, DataCorruptError: from the source or the tokenizer; a token id outside the vocabulary.
+            ValueError: too few documents or tokens, a vocabulary over 65,536, a tokenizer that does not fit the source.
+        """
+        if self.tokens:
+            return
+        splits = self._split(self.source.documents(self.data_dir))
+        is_text = self.source.end_of_document is None
+        tokenizer = self.builder.build(splits["train"] if is_text else [], [END_OF_DOCUMENT], self.data_dir)
+        self._check_fit(tokenizer, splits)
+        folder = self.cache_dir / _key(tokenizer, splits)
+        encode = _encoded if is_text else _with_ends
+        streams = cached_splits(
+            folder, {name: lambda part=part: encode(tokenizer, part) for name, part in splits.items()}
+        )
+        self._check_windows(streams)
+        self.document_counts = {name: len(part) for name, part in splits.items()}
+        self.tokenizer, self.tokens = tokenizer, streams
+
+    @property
+    def net_arguments(self) -> dict[str, Any]:
+        """What the data fix about the model: `vocab_size`."""
+        self.setup()
+        return {"vocab_size": self.tokenizer.get_vocab_size()}
+
+    @property
+    def task_arguments(self) -> dict[str, Any]:
+        """What the task needs of the data: `tokenizer`."""
+        self.setup()
+        return {"tokenizer": self.tokenizer}
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """Tokens and documents of each split; perplexity of all validation tokens under training frequencies."""
+        sizes = {f"{name}_tokens": len(stream) for name, stream in self.tokens.items()}
+        counts = {f"{name}_documents": count for name, count in self.document_counts.items()}
+        vocab_size = self.tokenizer.get_vocab_size()
+        unigram = unigram_perplexity(self.tokens["train"], self.tokens["val"], vocab_size)
+        return {**sizes, **counts, "unigram_perplexity": unigram}
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json`."""
+        save_tokenizer(self.tokenizer, folder / "tokenizer.json")
+
+    def train_dataloader(self) -> TokenLoader:
+        """Return shuffled windows that start elsewhere in each epoch."""
+        return self._loader("train", self.batch_size, self.seed)
+
+    def val_dataloader(self) -> TokenLoader:
+        """Return validation windows in stored order; what is left behind the last whole one is dropped."""
+        return self._loader("val", self.eval_batch_size, None)
+
+    def test_dataloader(self) -> TokenLoader:
+        """Return test windows in stored order; what is left behind the last whole one is dropped."""
+        return self._loader("test", self.eval_batch_size, None)
+
+    def _split(self, documents: Sequence[Document]) -> dict[str, list[Document]]:
+        different = list({_digest(document): document for document in documents}.values())
+        order = torch.randperm(len(different), generator=seeded_generator("documents", self.split_seed)).tolist()
+        chosen = {}
+        for name, share in self.shares.items():
+            size = round(share * len(different))
+            if size == 0:
+                raise ValueError(
+                    f"{name}_fraction={share} of {len(different)} different documents is none: raise data.{name}_"
+                    "fraction, give more documents (data.source) or, for one long text, lower data.source.section"
+                )
+            chosen[name], order = order[:size], order[size:]
+        if not order:
+            raise ValueError(
+                f"none of {len(different)} documents is left for training: lower data.val_fraction, data.test_fraction"
+            )
+        chosen["train"] = order[: max(1, round(self.fraction * len(order)))]
+        return {name: [different[i] for i in sorted(chosen[name])] for name in ("train", "val", "test")}
+
+    def _check_fit(self, tokenizer: Tokenizer, splits: dict[str, list[Document]]) -> None:
+        vocab_size, end = tokenizer.get_vocab_size(), tokenizer.token_to_id(END_OF_DOCUMENT)
+        if vocab_size > LARGEST_VOCABULARY:
+            raise ValueError(
+                f"the vocabulary has {vocab_size} tokens, wanted at most {LARGEST_VOCABULARY}, which fit in a token "
+                "file: lower data.tokenizer.vocab_size"
+            )
+        if self.source.end_of_document is None:
+            return
+        if end != self.source.end_of_document:
+            raise ValueError(
+                f"documents of the source end with id {self.source.end_of_document}, those of the tokenizer with {end}:"
+                " take the tokenizer that made the file (tokenizer@data.tokenizer=gpt2) or set"
+                " data.source.end_of_document"
+            )
+        largest = max(int(document.max()) for part in splits.values() for document in part)
+        if largest >= vocab_size:
+            raise DataCorruptError(
+                f"the source holds token id {largest}, the vocabulary ends at {vocab_size - 1}: set data.source.path, "
+                "or take the tokenizer that made the file (tokenizer@data.tokenizer=gpt2)"
+            )
+
+    def _check_windows(self, streams: dict[str, np.ndarray]) -> None:
+        for name, stream in streams.items():
+            wanted = 2 * self.context if name == "train" else self.context + 1
+            if len(stream) < wanted:
+                raise ValueError(
+                    f"{name} has {len(stream)} tokens, wanted at least {wanted} for windows of context "
+                    f"{self.context}: lower data.context or give more documents"
+                )
+
+    def _loader(self, split: str, batch_size: int, shuffle_seed: int | None) -> TokenLoader:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        # Lightning's own numbers: with tensor parallelism the ranks of one group share their windows.
+        shares = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
+        tokens, rank, world_size = self.tokens[split], shares["rank"], shares["num_replicas"]
+        loader = TokenLoader(tokens, self.context, batch_size, shuffle_seed, device, rank, world_size)
+        if loader.windows < world_size:
+            raise ValueError(
+                f"{split} has {loader.windows} windows, wanted one for each of {world_size} devices: lower "
+                "data.context or trainer.devices"
+            )
+        return loader
+
+
+def _digest(document: Document) -> bytes:
+    return hashlib.sha256(document.encode() if isinstance(document, str) else document.tobytes()).digest()
+
+
+def _key(tokenizer: Tokenizer, splits: dict[str, list[Document]]) -> str:
+    """Everything the token files depend on: the tokenizer and the documents of each split, in their order."""
+    digest = hashlib.sha256(fingerprint(tokenizer).encode())
+    for name, part in splits.items():
+        digest.update(f"{name} {len(part)}".encode() + b"".join(map(_digest, part)))
+    return digest.hexdigest()[:16]
+
+
+def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[np.ndarray]:
+    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    for start in range(0, len(texts), CHUNK):
+        for encoding in tokenizer.encode_batch_fast(list(texts[start : start + CHUNK])):
+            yield np.array([*encoding.ids, end])
+
+
+def _with_ends(tokenizer: Tokenizer, documents: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    for document in documents:
+        yield np.append(document, end)

@@ -1,0 +1,116 @@
+"""Say whether what the paper's curves of text models show (Figs. 4 and 5; it has no numbers) is so in our runs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from bdia.results.aggregate import Experiment, Variant, value_of
+from bdia.results.record import RunRecord
+from bdia.results.spread import Spread, difference_text
+
+# An entry whose name holds one of these is an ordinary regulariser.
+REGULARISERS = ("dropout", "drop_path", "weight_decay", "smoothing")
+WHEN = {"val": " (there after about 200 epochs)", "train": ""}
+
+
+def translation_claims(experiment: Experiment) -> list[str]:
+    """Return, for each BDIA variant beside its baseline, both halves of Fig. 4's claim and the difference in BLEU."""
+    lines = []
+    for variant, baseline in _pairs(experiment):
+        for split, side, sign in (("val", "below", -1), ("train", "above", 1)):
+            ours, theirs = variant.spread("loss", split), baseline.spread("loss", split)
+            if ours and theirs:
+                claim = f"Paper's claim (Fig. 4, no numbers): BDIA's {split} loss ends {side} standard's{WHEN[split]}"
+                outcome = _outcome(sign * ours.mean > sign * theirs.mean)
+                seen = f"{variant.label} {ours.text(3)}, {baseline.label} {theirs.text(3)}"
+                lines.append(
+                    f"{claim}: here, {_length(variant)}, {seen}: {outcome}; the difference is {_nat(ours, theirs)}."
+                )
+        ours, theirs = experiment.outcome(variant), experiment.outcome(baseline)
+        if ours and theirs:
+            names = f"{experiment.result_split} BLEU (the paper has none), {variant.label} minus {baseline.label}"
+            lines.append(f"{names}: {difference_text(ours, theirs)} (n={ours.n} and {theirs.n}).")
+    return lines
+
+
+def overfitting_claims(experiment: Experiment) -> list[str]:
+    """Return Fig. 5's claim for each BDIA variant: against its baseline, then against more regularised ones."""
+    claim = "Paper's claim (Fig. 5, no numbers): BDIA strongly delays over-fitting"
+    lines = [_overfitting_line(claim, *pair) for pair in _pairs(experiment)]
+    claim = "Not in the paper: BDIA over-fits less than standard with more regularisation"
+    lines += [_overfitting_line(claim, *pair) for pair in _rivals(experiment)]
+    return [line for line in lines if line]
+
+
+def _pairs(experiment: Experiment) -> Iterator[tuple[Variant, Variant]]:
+    """Yield each BDIA variant with the standard stack of the same other settings."""
+    for variant in experiment.variants:
+        baseline = experiment.baseline(variant)
+        if variant.stack == "BdiaStack" and variant.runs and baseline:
+            yield variant, baseline
+
+
+def _rivals(experiment: Experiment) -> Iterator[tuple[Variant, Variant]]:
+    """Yield each BDIA variant with every standard stack that differs from it in more regularisation alone."""
+    for variant in experiment.variants:
+        for other in experiment.variants:
+            if variant.stack == "BdiaStack" and other.stack == "StandardStack" and variant.runs and other.runs:
+                ours, theirs = (dict(one.setting_beside_stack) for one in (variant, other))
+                keys = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+                if keys and all(_regularises_more(key, theirs.get(key), ours.get(key)) for key in keys):
+                    yield variant, other
+
+
+def _regularises_more(key: str, theirs: Any, ours: Any) -> bool:
+    known = any(word in key.rpartition(".")[2] for word in REGULARISERS)
+    return known and all(isinstance(value, int | float) for value in (theirs, ours)) and theirs > ours
+
+
+def _overfitting_line(opening: str, variant: Variant, other: Variant) -> str | None:
+    found = [(ours, theirs) for measure in MEASURES.values() if (ours := variant.spread_of(measure))
+             and (theirs := other.spread_of(measure))]  # fmt: skip
+    if len(found) < len(MEASURES):
+        return None
+    seen = "; ".join(
+        f"{name} {ours.text(3)} against {theirs.text(3)}, difference {_nat(ours, theirs)}"
+        for name, (ours, theirs) in zip(MEASURES, found, strict=True)
+    )
+    (final, rise, _) = found
+    outcome = _outcome(final[0].mean < final[1].mean and rise[0].mean < rise[1].mean)
+    if rise[0].mean == rise[1].mean == 0:
+        outcome = "not tested, neither over-fits in this time"
+    names = f"{variant.label} against {other.label}, {_length(variant)}"
+    return f"{opening}: {outcome}. {names}: {seen}."
+
+
+def _best(record: RunRecord) -> float | None:
+    return value_of(record.best("loss", "val", higher=False))
+
+
+def _final(record: RunRecord) -> float | None:
+    return record.final("loss", "val")
+
+
+def _rise(record: RunRecord) -> float | None:
+    best, final = _best(record), _final(record)
+    return None if best is None or final is None else final - best
+
+
+MEASURES = {"final val loss": _final, "its rise from the best": _rise, "the best": _best}
+
+
+def _outcome(holds: bool) -> str:
+    return "holds in the means" if holds else "does not hold"
+
+
+def _nat(ours: Spread, theirs: Spread) -> str:
+    return difference_text(ours, theirs, "nat", 3)
+
+
+def _length(variant: Variant) -> str:
+    """Return how long was trained: "after 40 epochs", or the optimizer steps where steps are the limit."""
+    trainer: dict[str, Any] = variant.example.config.get("trainer") or {}
+    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps")
+    if isinstance(epochs, int) and epochs > 0 and steps in (None, -1):
+        return f"after {epochs} epochs"
+    rows = variant.runs[0].curve("loss", "val") or variant.runs[0].curve("loss", "train")
+    return f"after {rows[-1].step} steps" if rows else "after training"

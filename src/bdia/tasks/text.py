@@ -1,0 +1,85 @@
+"""What the text tasks share: the loss per token, its perplexity, and the tokenizer that a checkpoint belongs to."""
+
+from typing import Any
+
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from bdia.data.tokenizer import fingerprint
+from bdia.tasks.task import Task
+
+
+class Perplexity(MeanMetric):
+    """exp of the mean loss per token, nat."""
+
+    def compute(self) -> Tensor:
+        """Return the perplexity of what was seen."""
+        return super().compute().exp()
+
+
+class TextTask(Task):
+    """Cross-entropy in nats per target token and its perplexity, per epoch and split, each token counted once.
+
+    Args:
+        tokenizer: of the data; its fingerprint travels in the checkpoint.
+        label_smoothing: share of the probability spread evenly in the training loss; validation and test have none.
+        settings: keywords of `Task`.
+    """
+
+    throughput = "token_throughput"
+
+    def __init__(self, tokenizer: Tokenizer, label_smoothing: float = 0.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f"label_smoothing={label_smoothing}: wanted at least 0 and below 1; set model.label_smoothing"
+            )
+        self.tokenizer, self.label_smoothing = tokenizer, label_smoothing
+        # No synchronisation with the device in a step; NaN is shown, not left out.
+        metrics = {f"{split}/loss": MeanMetric("disable") for split in ("train", "val", "test")}
+        metrics |= {f"{split}/perplexity": Perplexity("disable") for split in ("val", "test")}
+        self.metrics = nn.ModuleDict(metrics)
+
+    def nll(self, batch: tuple[Tensor, ...], label_smoothing: float) -> tuple[Tensor, int | Tensor]:
+        """Return the cross-entropy, nat, summed over the batch's target tokens, and their number."""
+        raise NotImplementedError
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """Return the mean loss of one training batch."""
+        total, count = self.nll(batch, self.label_smoothing)
+        self._log("train", total, count)
+        return total / count
+
+    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        """Log one validation batch."""
+        self._log("val", *self.nll(batch, 0.0))
+
+    def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        """Log one test batch."""
+        self._log("test", *self.nll(batch, 0.0))
+
+    def _log(self, split: str, total: Tensor, count: int | Tensor) -> None:
+        for name, metric in self.metrics.items():
+            if name.startswith(f"{split}/"):
+                metric.update(total.detach() / count, count)
+                self.log(name, metric, on_step=False, on_epoch=True, prog_bar=name.endswith("loss"), batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the tokenizer's fingerprint too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["tokenizer"] = fingerprint(self.tokenizer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint whose token numbers mean other words.
+
+        Raises:
+            ValueError: the checkpoint was trained with another tokenizer.
+        """
+        super().on_load_checkpoint(checkpoint)
+        saved, own = checkpoint.get("tokenizer"), fingerprint(self.tokenizer)
+        if saved != own:
+            raise ValueError(
+                f"the checkpoint was trained with the tokenizer {str(saved)[:8]}, this one is {own[:8]}: use the "
+                "tokenizer.json beside the checkpoint, or the data.source and data.tokenizer that it was built from"
+            )
