@@ -12,13 +12,22 @@ from omegaconf import OmegaConf
 
 import bdia.train
 from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer
+from bdia.data.tokenizer import Bytes
 from bdia.train import CONFIGS, train
 from training_helpers import compose_config
 
+# What the data would say, if it were read.
+NET_ARGUMENTS = {
+    "bdia.tasks.ImageClassification": {"num_classes": 10},
+    "bdia.tasks.Translation": {"vocab_size": 300},
+    "bdia.tasks.LanguageModeling": {"vocab_size": 300},
+}
+TOKENIZER = Bytes().build([], ["<pad>", "<s>", "</s>"], Path())
+TASK_ARGUMENTS = {task: {} if "Image" in task else {"tokenizer": TOKENIZER} for task in NET_ARGUMENTS}
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 # gamma laws sit inside the stack that reads them; laws without an inverse need stored activations
-PACKAGE = {"gamma": "gamma@stack.gamma"}
+PACKAGE = {"gamma": "gamma@stack.gamma", "tokenizer": "tokenizer@data.tokenizer"}
 NEEDS = {"gamma=zero": ["stack.backward=stored"], "gamma=uniform": ["stack.backward=stored"]}
 GROUP_FILES = sorted(
     f"{path.parent.name}={path.stem}"
@@ -29,9 +38,9 @@ GROUP_FILES = sorted(
 
 def build_all(cfg, folder):
     """Build everything a job builds, the weights on the meta device; one step of the schedule."""
-    data = build_data(cfg)
+    build_data(cfg)
     with torch.device("meta"):
-        task = build_task(cfg, data.num_classes)
+        task = build_task(cfg, NET_ARGUMENTS[cfg.model._target_], TASK_ARGUMENTS[cfg.model._target_])
         optimizer = task.optimizer(task.parameters())
         task.scheduler(optimizer, total_steps=10)
     build_trainer(cfg, build_callbacks(cfg, folder), [], folder)
@@ -51,7 +60,8 @@ def jobs_of(experiment):
 @pytest.mark.parametrize("choice", GROUP_FILES)
 def test_every_file_of_every_group_composes_and_builds(choice, tmp_path, monkeypatch):
     group, _, name = choice.partition("=")
-    cfg = compose_config(f"{PACKAGE.get(group, group)}={name}", *NEEDS.get(choice, []))
+    beside = ["data=pydoc"] if group == "tokenizer" else []
+    cfg = compose_config(*beside, f"{PACKAGE.get(group, group)}={name}", *NEEDS.get(choice, []))
     build_all(cfg, tmp_path)
     monkeypatch.setattr("bdia.loggers._has_key", lambda: False)
     assert len(build_loggers(cfg, tmp_path, "name", {})) == len(cfg.logger)
@@ -72,10 +82,21 @@ def test_every_job_of_every_experiment_composes_and_builds(experiment, tmp_path)
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_models_comment_states_its_parameters(model):
-    stated = re.search(r"([\d,]+) parameters with 10 classes", (CONFIGS / "model" / f"{model}.yaml").read_text())
+    text = (CONFIGS / "model" / f"{model}.yaml").read_text()
+    stated, count, kind = re.search(r"([\d,]+) parameters with ([\d,]+) (classes|tokens)", text).groups()
+    name = "num_classes" if kind == "classes" else "vocab_size"
+    cfg = compose_config(f"model={model}", "stack=standard")
     with torch.device("meta"):
-        task = build_task(compose_config(f"model={model}", "stack=standard"), num_classes=10)
-    assert sum(p.numel() for p in task.net.parameters()) == int(stated[1].replace(",", ""))
+        task = build_task(cfg, {name: int(count.replace(",", ""))}, TASK_ARGUMENTS[cfg.model._target_])
+    assert sum(p.numel() for p in task.net.parameters()) == int(stated.replace(",", ""))
+
+
+@pytest.mark.parametrize("choice", [("data=digits", "model=gpt2_demo"), ("data=pydoc", "model=vit_demo")])
+def test_data_and_model_of_two_kinds_are_one_clear_error(choice):
+    cfg = compose_config(*choice)
+    arguments = {"num_classes": 10} if "digits" in choice[0] else {"vocab_size": 300}
+    with pytest.raises(ValueError, match="choose data and model of one kind"):
+        build_task(cfg, arguments)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
@@ -91,11 +112,11 @@ def test_an_experiments_header_says_how_long_it_takes_and_a_command_that_runs_it
     assert re.search(r"\b(minutes?|hours?|days?)\b", header)
     command = header.partition("Run: ")[2]
     assert command
-    data, scale = re.match(r"table1_(cifar100?)_?(\w*)$", experiment).groups() if "table1" in experiment else ("", "")
-    wanted = {
-        "demo": "make demo",
-        "memory_paper": "make bench",
-    }.get(experiment, f"make reproduce-{data} SCALE={scale or 'paper'}" if data else f"experiment={experiment}")
+    recipe = re.match(r"(?:table1_)?(cifar100?|gpt2|translation)_?(paper|cpu|smoke|)$", experiment)
+    reproduced = recipe and f"make reproduce-{recipe[1]} SCALE={recipe[2] or 'paper'}"
+    wanted = {"demo": "make demo", "memory_paper": "make bench"}.get(
+        experiment, reproduced or f"experiment={experiment}"
+    )
     assert wanted in command
     makefile = CONFIGS.parent / "Makefile"
     for target in re.findall(r"make ([\w-]+)", command):
@@ -133,7 +154,7 @@ def test_a_knob_that_the_choice_does_not_read_is_refused_when_composing(override
 @pytest.mark.parametrize("gamma", ["zero", "uniform"])
 def test_a_law_without_inverse_is_refused_with_the_key_to_change(gamma):
     with pytest.raises(InstantiationException, match=r"has no inverse: set stack\.backward=stored") as refused:
-        build_task(compose_config(f"gamma@stack.gamma={gamma}"), num_classes=10)
+        build_task(compose_config(f"gamma@stack.gamma={gamma}"), {"num_classes": 10})
     assert isinstance(refused.value.__cause__, ValueError)
 
 
@@ -148,7 +169,7 @@ def test_a_law_without_inverse_is_refused_with_the_key_to_change(gamma):
 )
 def test_a_value_out_of_range_names_its_config_key(override, key):
     with pytest.raises(InstantiationException, match=re.escape(key)):
-        build_task(compose_config(override), num_classes=10)
+        build_task(compose_config(override), {"num_classes": 10})
 
 
 def test_timms_model_trains_on_revvit_with_the_mean_of_the_streams(tiny):
@@ -164,7 +185,7 @@ def test_timms_model_trains_on_revvit_with_the_mean_of_the_streams(tiny):
     cfg = compose_config(*overrides, *small, *short, *places)
     assert train(cfg).final("loss", "test") > 0
     with pytest.raises(InstantiationException, match=r"stack\.merge=mean"):
-        build_task(compose_config("model=timm_vit", "stack=revvit"), num_classes=10)
+        build_task(compose_config("model=timm_vit", "stack=revvit"), {"num_classes": 10})
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm"])

@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "data": {"data"},
     "models": {"models", "reversible"},
     "optim": {"optim"},
-    "tasks": {"tasks", "optim", "models", "reversible"},
+    "tasks": {"tasks", "optim", "models", "reversible", "data"},
     "measure": {"measure"},
     "results": {"results"},
 }

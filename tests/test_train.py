@@ -18,61 +18,24 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 
 import bdia.train
-from bdia.build import build_data, load_task
+from bdia.build import load_run, load_task
 from bdia.loggers import _has_key
 from bdia.measure import describe_device
 from bdia.results.store import read_records
 from bdia.tasks import ImageClassification
 from bdia.train import main, train
-from training_helpers import TINY, assert_same, checkpoint, run_dir
-
-TIMES = {"step_time", "epoch_time", "throughput"}
-
-
-class At(Callback):
-    """Do something once, at a hook, when so many training batches have been started."""
-
-    def __init__(self, hook, batches, action):
-        self.batches, self.action = batches, action
-        setattr(self, hook, self.check)
-
-    def check(self, trainer, *args):
-        if self.action and trainer.fit_loop.epoch_loop.batch_progress.total.ready == self.batches:
-            action, self.action = self.action, None
-            action()
-
-
-class LearningRates(Callback):
-    """The learning rate at each batch, over all runs it is added to."""
-
-    def __init__(self):
-        self.rates = {}
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        seen = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        self.rates[seen] = trainer.optimizers[0].param_groups[0]["lr"]
-
-
-def sigterm():
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def broken():
-    raise RuntimeError("broken")
-
-
-def statuses(cfg):
-    return [record.status for record in read_records(cfg.paths.results)]
-
-
-def rows(record, without=()):
-    """Everything measured but times, and but the train means of the steps in `without`."""
-    return {
-        (row.name, row.split, row.step): None if row.split == "train" and row.step in without else row.value
-        for row in record.metrics
-        if row.name not in TIMES
-    }
-
+from training_helpers import (
+    TINY,
+    At,
+    assert_resumes_exactly,
+    assert_same,
+    broken,
+    checkpoint,
+    rows,
+    run_dir,
+    sigterm,
+    statuses,
+)
 
 # --- Resuming -------------------------------------------------------------------------------------------------------
 
@@ -89,32 +52,13 @@ CASES = [("stack=bdia", where) for where in INTERRUPTIONS]
 CASES += [(f"stack={name}", where) for name in ("standard", "revvit") for where in list(INTERRUPTIONS)[:2]]
 
 
-def assert_resumes_exactly(cfg, whole, add_callbacks, interruption):
-    """Interrupt the run of `cfg`, run it again, compare with `whole`, the same config elsewhere."""
-    rates, wanted_rates = LearningRates(), LearningRates()
-    add_callbacks(wanted_rates)
-    wanted = train(whole)
-    add_callbacks(rates, At(*interruption))
-    with pytest.raises((SIGTERMException, RuntimeError)):
-        train(cfg)
-    add_callbacks(rates)
-    found = train(cfg)
-    interrupted = "interrupted" if interruption[2] is sigterm else "failed"
-    assert statuses(cfg) == [interrupted, "ok"]
-    assert rates.rates == wanted_rates.rates
-    assert len(rates.rates) == 15
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
-        assert_same(checkpoint(cfg)[part], checkpoint(whole)[part], part)
-    return found, wanted
-
-
 @pytest.mark.parametrize(("stack", "where"), CASES)
 def test_an_interrupted_and_resumed_run_ends_with_the_bits_of_the_uninterrupted_run(
     stack, where, tiny, add_callbacks, tmp_path
 ):
     elsewhere = [f"paths.{name}={tmp_path / 'whole' / name}" for name in ("runs", "results")]
     cfg, whole = (tiny(stack, *SEVERAL_BATCHES, *more) for more in ([], elsewhere))
-    found, wanted = assert_resumes_exactly(cfg, whole, add_callbacks, INTERRUPTIONS[where])
+    found, wanted = assert_resumes_exactly(cfg, whole, add_callbacks, INTERRUPTIONS[where], batches=15)
     # Lightning forgets the running means of the epoch in hand: its train row holds the batches after the resume.
     without = (10,) if where == "SIGTERM in mid-epoch" else ()
     assert rows(found, without) == rows(wanted, without)
@@ -297,8 +241,8 @@ def test_the_records_config_and_the_checkpoint_are_enough_to_rebuild_the_trained
 
     add_callbacks(Logits())
     cfg = tiny("trainer.max_epochs=1", "stack.bits=7")
-    record = train(cfg)
-    rebuilt = load_task(OmegaConf.create(record.config), build_data(cfg).num_classes, run_dir(cfg) / "final.ckpt")
+    train(cfg)
+    rebuilt = load_run(run_dir(cfg) / "final.ckpt")
     with torch.no_grad():
         assert torch.equal(rebuilt.net(images), wanted[0])
 
@@ -309,7 +253,7 @@ def test_the_weights_of_a_bdia_training_are_a_standard_transformer(tiny):
     train(cfg)
     weights = run_dir(cfg) / "final.ckpt"
     standard, unrounded, on_grid = (
-        load_task(tiny(*overrides), 10, weights).net
+        load_task(tiny(*overrides), weights, {"num_classes": 10}).net
         for overrides in (["stack=standard"], ["stack.quantize_eval=false"], ["stack=bdia"])
     )
     with torch.no_grad():

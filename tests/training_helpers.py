@@ -1,13 +1,19 @@
-"""A job so small that it trains in a second, and comparisons of what two jobs left behind."""
+"""A job so small that it trains in a second, how to interrupt it, and comparisons of what two jobs left behind."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
-from bdia.train import CONFIGS
+from bdia.results.store import read_records
+from bdia.train import CONFIGS, train
 
 # 40 training images in 5 batches; a ViT of width 16 and depth 3, so that BDIA keeps side information.
 TINY = (
@@ -60,3 +66,70 @@ def assert_same(found: Any, wanted: Any, where: str = "") -> None:
             assert_same(*pair, f"{where}[{index}]")
     else:
         assert found == wanted, where
+
+
+TIMES = {"step_time", "epoch_time", "throughput", "token_throughput"}
+
+
+class At(Callback):
+    """Do something once, at a hook, when so many training batches have been started."""
+
+    def __init__(self, hook, batches, action):
+        self.batches, self.action = batches, action
+        setattr(self, hook, self.check)
+
+    def check(self, trainer, *args):
+        if self.action and trainer.fit_loop.epoch_loop.batch_progress.total.ready == self.batches:
+            action, self.action = self.action, None
+            action()
+
+
+class LearningRates(Callback):
+    """The learning rate at each batch, over all runs it is added to."""
+
+    def __init__(self):
+        self.rates = {}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        seen = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        self.rates[seen] = trainer.optimizers[0].param_groups[0]["lr"]
+
+
+def sigterm():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def broken():
+    raise RuntimeError("broken")
+
+
+def statuses(cfg):
+    return [record.status for record in read_records(cfg.paths.results)]
+
+
+def rows(record, without=()):
+    """Everything measured but times, and but the train means of the steps in `without`."""
+    return {
+        (row.name, row.split, row.step): None if row.split == "train" and row.step in without else row.value
+        for row in record.metrics
+        if row.name not in TIMES
+    }
+
+
+def assert_resumes_exactly(cfg, whole, add_callbacks, interruption, batches):
+    """Interrupt the run of `cfg`, run it again, compare with `whole`, the same config elsewhere."""
+    rates, wanted_rates = LearningRates(), LearningRates()
+    add_callbacks(wanted_rates)
+    wanted = train(whole)
+    add_callbacks(rates, At(*interruption))
+    with pytest.raises((SIGTERMException, RuntimeError)):
+        train(cfg)
+    add_callbacks(rates)
+    found = train(cfg)
+    interrupted = "interrupted" if interruption[2] is sigterm else "failed"
+    assert statuses(cfg) == [interrupted, "ok"]
+    assert rates.rates == wanted_rates.rates
+    assert len(rates.rates) == batches
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        assert_same(checkpoint(cfg)[part], checkpoint(whole)[part], part)
+    return found, wanted

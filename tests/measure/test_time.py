@@ -34,7 +34,7 @@ def run(timer, clock, steps, epochs=1):
     trainer = SimpleNamespace(
         world_size=1, fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     )
-    module = SimpleNamespace(device=torch.device("cpu"))
+    module = SimpleNamespace(device=torch.device("cpu"), throughput="throughput", size=lambda batch: len(batch[0]))
     for _ in range(epochs):
         timer.on_train_epoch_start(trainer, module)
         for seconds, size in steps:
@@ -60,8 +60,13 @@ def test_the_first_steps_are_skipped_and_only_so_many_are_kept(clock):
 
 
 def test_short_last_batches_do_not_count(clock):
-    found = run(StepTimer(skip=0), clock, [(0.5, 8), (0.125, 3), (0.125, 3), (0.125, 3)])
+    found = run(StepTimer(skip=0), clock, [(0.5, 8), (0.125, 3)], epochs=3)
     assert (found["step_time"], found["throughput"]) == (500.0, 16.0)
+
+
+def test_batches_of_text_that_all_differ_in_size_all_count(clock):
+    found = run(StepTimer(skip=0), clock, [(0.5, 8), (0.125, 6), (0.25, 7)])
+    assert (found["step_time"], found["throughput"]) == (250.0, 28.0)
 
 
 def test_epoch_time_is_the_median_over_epochs(clock):

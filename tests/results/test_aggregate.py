@@ -2,7 +2,17 @@ import math
 from dataclasses import replace
 
 import pytest
-from synthetic_records import BDIA, GAMMA, REVVIT, STANDARD, make_config, make_metrics, make_record, make_study
+from synthetic_records import (
+    BDIA,
+    GAMMA,
+    REVVIT,
+    STANDARD,
+    make_config,
+    make_metrics,
+    make_record,
+    make_study,
+    make_text_record,
+)
 
 from bdia.results import Metric, Spread, gather
 
@@ -71,6 +81,21 @@ def test_paths_and_seeds_do_not_separate_variants():
     records[1].config["data"]["data_dir"] = "elsewhere"
     records[1].config["logger"] = {"name": "other"}
     assert labels(records) == ["standard (ViT)"]
+
+
+def test_where_text_lies_does_not_separate_variants_but_tokenizer_and_source_do():
+    def make(**data):
+        record = make_text_record("Translation", STANDARD, [], at=len(data))
+        record.config["data"] |= data
+        return record
+
+    assert labels([make(), make(data_dir="elsewhere", cache_dir="tokens")]) == ["standard"]
+    source = make().config["data"]["source"]
+    assert labels([make(), make(source=source | {"cache_dir": "elsewhere"})]) == ["standard"]
+    larger = {"_target_": "bdia.data.tokenizer.CorpusBpe", "vocab_size": 16000}
+    assert labels([make(), make(tokenizer=larger)]) == ["standard, vocab_size 8000", "standard, vocab_size 16000"]
+    found = labels([make(), make(tokenizer={"_target_": "bdia.data.tokenizer.Bytes"})])
+    assert found == ["standard, tokenizer Bytes", "standard, tokenizer CorpusBpe"]
 
 
 def test_two_devices_are_never_averaged():

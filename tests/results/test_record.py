@@ -25,6 +25,26 @@ def test_every_known_unit_is_accepted():
     assert RunRecord.from_json(make_record(metrics=metrics).to_json()).metrics == metrics
 
 
+def test_signatures_survive_the_round_trip():
+    record = make_record(signatures={"bleu": "nrefs:1|tok:13a"})
+    assert RunRecord.from_json(record.to_json()) == record
+
+
+def test_a_record_from_before_signatures_reads():
+    old = changed(lambda raw: raw.pop("signatures"))
+    assert RunRecord.from_json(old) == make_record()
+
+
+def test_best_is_the_first_best_finite_row():
+    losses = [3.0, 2.0, math.nan, 2.0, 5.0]
+    record = make_record(metrics=[Metric("loss", loss, "nat", "val", step) for step, loss in enumerate(losses)])
+    assert record.best("loss", "val", higher=False).step == 1
+    assert record.best("loss", "val", higher=True).step == 4
+    assert record.best("loss", "test") is None
+    lost = make_record(metrics=[Metric("loss", math.nan, "nat", "val", step) for step in (1, 2)])
+    assert lost.best("loss", "val", higher=False).step == 2
+
+
 def test_one_metric_takes_one_line():
     record = make_record()
     lines = [line for line in record.to_json().splitlines() if '"value"' in line]
@@ -44,6 +64,9 @@ def test_values_that_are_not_finite_are_written_as_null_and_read_as_nan(value):
         (lambda raw: raw.update(schema=2), "schema"),
         (lambda raw: raw.pop("config_sha256"), "config_sha256"),
         (lambda raw: raw.update(notes="x"), "notes"),
+        (lambda raw: raw.update(signatures="x"), "signatures"),
+        (lambda raw: raw.update(signatures={"blue": "x"}), "signatures.blue"),
+        (lambda raw: raw.update(signatures={"bleu": 1}), "signatures.bleu"),
         (lambda raw: raw.update(status="fine"), "status"),
         (lambda raw: raw.update(git={"sha": "a"}), "git"),
         (lambda raw: raw["metrics"][2].update(unit="MB"), "metrics[2].unit"),

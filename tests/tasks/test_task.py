@@ -66,7 +66,7 @@ def test_no_gradient_outlives_its_optimizer_step(tiny, add_callbacks):
 
 
 def test_frozen_parameters_are_not_handed_to_the_optimizer(tiny):
-    task = build_task(tiny(), num_classes=10)
+    task = build_task(tiny(), {"num_classes": 10})
     task.net.cls_token.requires_grad_(False)
     task.trainer = type("FakeTrainer", (), {"estimated_stepping_batches": 10})()
     handed = task.configure_optimizers()["optimizer"].param_groups[0]["params"]

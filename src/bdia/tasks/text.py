@@ -4,13 +4,31 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 
 from bdia.data.tokenizer import fingerprint
 from bdia.tasks.task import Task
 
 
-class Perplexity(MeanMetric):
+class TokenMean(Metric):
+    """Mean loss per token over an epoch, nat, without waiting for the device in a step; NaN is shown, not left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("total", "count"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, count: int | Tensor) -> None:
+        """Add the summed loss of `count` tokens."""
+        self.total += total
+        self.count += count
+
+    def compute(self) -> Tensor:
+        """Return the mean."""
+        return self.total / self.count
+
+
+class Perplexity(TokenMean):
     """exp of the mean loss per token, nat."""
 
     def compute(self) -> Tensor:
@@ -36,9 +54,8 @@ class TextTask(Task):
                 f"label_smoothing={label_smoothing}: wanted at least 0 and below 1; set model.label_smoothing"
             )
         self.tokenizer, self.label_smoothing = tokenizer, label_smoothing
-        # No synchronisation with the device in a step; NaN is shown, not left out.
-        metrics = {f"{split}/loss": MeanMetric("disable") for split in ("train", "val", "test")}
-        metrics |= {f"{split}/perplexity": Perplexity("disable") for split in ("val", "test")}
+        metrics = {f"{split}/loss": TokenMean() for split in ("train", "val", "test")}
+        metrics |= {f"{split}/perplexity": Perplexity() for split in ("val", "test")}
         self.metrics = nn.ModuleDict(metrics)
 
     def nll(self, batch: tuple[Tensor, ...], label_smoothing: float) -> tuple[Tensor, int | Tensor]:
@@ -62,7 +79,7 @@ class TextTask(Task):
     def _log(self, split: str, total: Tensor, count: int | Tensor) -> None:
         for name, metric in self.metrics.items():
             if name.startswith(f"{split}/"):
-                metric.update(total.detach() / count, count)
+                metric.update(total.detach(), count)
                 self.log(name, metric, on_step=False, on_epoch=True, prog_bar=name.endswith("loss"), batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

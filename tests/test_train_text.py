@@ -1,0 +1,161 @@
+"""Training on text: resuming to the last bit, what lies beside a checkpoint, what its records say."""
+
+import math
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from bdia.build import build_data, load_run
+from bdia.data.tokenizer import Bytes, load_tokenizer, save_tokenizer
+from bdia.results.store import read_records
+from bdia.train import train
+from training_helpers import At, assert_resumes_exactly, compose_config, rows, run_dir, sigterm
+
+COMMON = (
+    "optimizer.lr=0.003",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=3",
+    "trainer.enable_progress_bar=false",
+    "logger=csv",
+)
+TRANSLATION = (
+    *("data=numbers", "data.source.train=60", "data.source.val=12", "data.source.test=12", "data.token_budget=700"),
+    *("data.tokenizer.vocab_size=280", "model=seq2seq_demo", "model.net.width=16", "model.net.heads=2"),
+    *("model.net.mlp_hidden=16", "model.beam=2"),
+)
+LANGUAGE = (
+    *("data=pydoc", "data.fraction=0.06", "data.context=32", "data.batch_size=8", "data.val_fraction=0.05"),
+    *("data.test_fraction=0.05", "data.tokenizer.vocab_size=300", "model=gpt2_demo", "model.net.width=16"),
+    *("model.net.heads=2", "model.net.depth=3"),
+)
+KINDS = {"translation": TRANSLATION, "language model": LANGUAGE}
+
+
+@pytest.fixture
+def tiny_text(places, one_thread):
+    """tiny_text(kind, *overrides): the config of a tiny job on text."""
+    return lambda kind, *overrides: compose_config(*KINDS[kind], *COMMON, *places, *overrides)
+
+
+class Outputs(Callback):
+    """The logits of one test batch at the end of the run."""
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.batch, self.logits = batch, logits(pl_module.net, batch)
+
+
+def logits(net, batch):
+    with torch.no_grad():
+        return net(*(tensor[:, :8] for tensor in batch if tensor.ndim == 2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupted_and_resumed_run_ends_with_the_bits_of_the_uninterrupted_run(
+    kind, tiny_text, add_callbacks, tmp_path
+):
+    elsewhere = [f"paths.{name}={tmp_path / 'whole' / name}" for name in ("runs", "results")]
+    cfg, whole = (tiny_text(kind, *more) for more in ([], elsewhere))
+    data = build_data(cfg)
+    data.setup()
+    batches = len(data.train_dataloader())
+    assert batches > 2
+    inside = batches + 2  # the second epoch's second batch
+    found, wanted = assert_resumes_exactly(
+        cfg, whole, add_callbacks, ("on_train_batch_end", inside, sigterm), batches=3 * batches
+    )
+    assert rows(found, without=(2 * batches,)) == rows(wanted, without=(2 * batches,))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_and_what_lies_beside_it_are_enough_to_rebuild_the_model(kind, tiny_text, add_callbacks):
+    spy = Outputs()
+    add_callbacks(spy)
+    cfg = tiny_text(kind, "trainer.max_epochs=1")
+    train(cfg)
+    rebuilt = load_run(run_dir(cfg) / "final.ckpt")
+    assert torch.equal(logits(rebuilt.net, spy.batch), spy.logits)
+    assert load_tokenizer(run_dir(cfg) / "tokenizer.json").to_str() == rebuilt.tokenizer.to_str()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tokenizer_of_another_run_is_refused(kind, tiny_text):
+    cfg = tiny_text(kind, "trainer.max_epochs=1")
+    train(cfg)
+    specials = ["<pad>", "<s>", "</s>", "<|endoftext|>"]
+    save_tokenizer(Bytes().build([], specials, None), run_dir(cfg) / "tokenizer.json")
+    with pytest.raises(ValueError, match="was trained with the tokenizer"):
+        load_run(run_dir(cfg) / "final.ckpt")
+
+
+def test_a_translation_record_holds_bleu_chrf_exact_matches_and_their_signatures(tiny_text):
+    record = train(tiny_text("translation", "trainer.max_epochs=1"))
+    for name in ("bleu", "chrf", "exact_match"):
+        assert 0 <= record.final(name, "test") <= 100
+    assert record.signatures["bleu"].startswith("nrefs:1|case:mixed")
+    assert "nc:6" in record.signatures["chrf"]
+    assert record.final("train_pairs") == 60
+    assert record.final("token_throughput") > 0
+
+
+def test_a_language_models_record_holds_perplexities_the_exp_of_the_loss(tiny_text):
+    record = train(tiny_text("language model"))
+    for split in ("val", "test"):
+        assert record.final("perplexity", split) == pytest.approx(math.exp(record.final("loss", split)), rel=1e-4)
+    assert record.final("unigram_perplexity") > 1
+    assert record.final("loss", "train") < record.curve("loss", "train")[0].value
+    assert record.final("reconstruction_error") == 0
+
+
+def test_what_the_loss_head_holds_at_the_peak_is_recorded_and_shrinks_with_its_chunks(tiny_text):
+    whole, chunked = (
+        train(tiny_text("language model", "trainer.max_epochs=1", f"model.net.loss_chunk={chunk}", "stack=bdia"))
+        for chunk in ("null", 64)
+    )
+    assert whole.final("peak_loss_head") > 3 * chunked.final("peak_loss_head") > 0
+    assert whole.final("peak_loss_head") <= whole.final("peak_activations")
+
+
+def test_a_failure_leaves_a_record_with_the_facts_about_the_data(tiny_text, add_callbacks, tmp_path):
+    def stop():
+        raise RuntimeError("broken")
+
+    add_callbacks(At("on_train_batch_end", 2, stop))
+    cfg = tiny_text("translation")
+    with pytest.raises(RuntimeError, match="broken"):
+        train(cfg)
+    (record,) = read_records(cfg.paths.results)
+    assert record.status == "failed"
+    assert record.final("train_pairs") == 60
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "message"),
+    [
+        ("language model", "model.net.positions=8", r"sequence of 32 tokens.*model\.net\.positions"),
+        ("translation", "model.net.positions=4", r"tokens, wanted at most 4: set model\.net\.positions"),
+        ("translation", "model.label_smoothing=1.5", r"label_smoothing=1\.5.*model\.label_smoothing"),
+        ("language model", "model.net.heads=3", r"not a multiple of heads=3"),
+    ],
+)
+def test_a_wrong_value_is_one_error_with_the_key_to_change(kind, override, message, tiny_text):
+    with pytest.raises(Exception, match=message):
+        train(tiny_text(kind, override))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stack", ["standard", "bdia"])
+def test_the_embedded_numbers_are_learned(stack, places):
+    overrides = ("data=numbers", "model=seq2seq_demo", "optimizer=adamw", "optimizer.lr=0.003", "logger=csv")
+    schedule = ("scheduler.warmup_steps=100", "trainer.max_epochs=20", "trainer.enable_progress_bar=false")
+    record = train(compose_config(*overrides, *schedule, *places, f"stack={stack}", "trainer.accelerator=cpu"))
+    assert record.final("exact_match", "test") > 90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stack", ["standard", "bdia"])
+def test_the_embedded_prose_is_predicted_far_better_than_by_word_frequencies(stack, places):
+    overrides = ("data=pydoc", "data.context=64", "model=gpt2_demo", "optimizer=adamw", "optimizer.lr=0.003")
+    schedule = ("trainer.max_epochs=8", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "logger=csv")
+    record = train(compose_config(*overrides, *schedule, *places, f"stack={stack}"))
+    assert record.final("perplexity", "val") < 0.5 * record.final("unigram_perplexity")
