@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torchmetrics import Metric
