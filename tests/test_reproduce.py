@@ -6,14 +6,29 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import bdia.reproduce
+from bdia.build import build_data
 from bdia.data.cifar import CifarDataModule
 from bdia.data.errors import DataNotFoundError
-from bdia.reproduce import choose_scale, estimate_minutes, main, run, run_sweep, sweep_command
+from bdia.reproduce import (
+    RECIPES,
+    SCALES,
+    choose_scale,
+    estimate_minutes,
+    job_config,
+    main,
+    run,
+    run_sweep,
+    seconds_per_step,
+    sweep_command,
+    sweep_of,
+)
+from bdia.train import CONFIGS
 
 
 @pytest.mark.parametrize(
@@ -42,11 +57,37 @@ def test_the_sweep_names_experiment_seeds_and_jobs(tmp_path):
     assert "hydra/launcher=joblib" not in sweep_command("table1_cifar10", 2, 1, tmp_path)
 
 
-def test_the_estimate_grows_with_seeds_and_shrinks_with_jobs(monkeypatch):
+def test_the_estimate_counts_every_variants_steps_and_grows_with_seeds_and_shrinks_with_jobs(monkeypatch):
     monkeypatch.setattr(bdia.reproduce, "seconds_per_step", lambda *_: 0.6)
-    steps = 3 * 8 * 2  # stacks x batches of 64 from 500 images x epochs
-    assert estimate_minutes("table1_cifar10_smoke", 1, "cpu", 1) == pytest.approx(steps * 0.6 / 60)
-    assert estimate_minutes("table1_cifar10_smoke", 3, "cpu", 2) == pytest.approx(steps * 0.6 / 60 * 3 / 2)
+    data = SimpleNamespace(train_dataloader=lambda: range(8))
+    steps = 3 * 8 * 2  # stacks x batches x epochs
+    assert estimate_minutes("table1_cifar10_smoke", data, 1, "cpu", 1) == pytest.approx(steps * 0.6 / 60)
+    assert estimate_minutes("table1_cifar10_smoke", data, 3, "cpu", 2) == pytest.approx(steps * 0.6 / 60 * 3 / 2)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "kind"),
+    [("translation_smoke", "data.source.train=60"), ("gpt2_smoke", "data.fraction=0.05"), ("demo", "seed=0")],
+)
+def test_a_step_is_timed_on_batches_of_every_kind_of_data(experiment, kind, places, one_thread):
+    cfg = job_config(experiment, ["stack=bdia", kind, *places])
+    data = build_data(cfg)
+    data.setup()
+    assert seconds_per_step(cfg, data, "cpu", repeats=1) > 0
+
+
+def test_a_recipes_variants_are_its_sweep_without_the_seeds():
+    assert len(sweep_of("gpt2_cpu")) == 4
+    assert ["stack=bdia", "model.net.dropout=0.3"] in sweep_of("gpt2_cpu")
+    assert sweep_of("table1_cifar10") == [["stack=standard"], ["stack=revvit"], ["stack=bdia"]]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_recipe_has_an_experiment_and_a_make_target_at_every_scale(recipe, scale):
+    experiment = RECIPES[recipe] + ("" if scale == "paper" else f"_{scale}")
+    assert (CONFIGS / "experiment" / f"{experiment}.yaml").exists()
+    assert f"\nreproduce-{recipe}:" in (CONFIGS.parent / "Makefile").read_text()
 
 
 def test_data_that_is_missing_ends_the_command_before_anything_runs(tmp_path, monkeypatch, capsys):
@@ -70,8 +111,8 @@ def test_scale_reason_and_minutes_are_said_before_the_sweep_starts(tmp_path, mon
     said = []
     monkeypatch.setattr(bdia.reproduce, "run_sweep", lambda *_, **__: said.append(capsys.readouterr().out) or 0)
     assert run("cifar10", "cpu", 1, tmp_path / "results") == 0
-    assert "scale cpu: SCALE=cpu was asked for. 3 stacks x 1 seeds" in said[0]
-    assert "about 7 minutes" in said[0]
+    assert "scale cpu: SCALE=cpu was asked for. 3 variants x 1 seeds" in said[0]
+    assert "about 7.0 minutes" in said[0]
 
 
 def test_the_sweeps_exit_code_is_handed_on():

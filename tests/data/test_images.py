@@ -195,7 +195,7 @@ def test_a_trainer_fits_and_tests_on_the_sizes_stated(val_fraction):
 
 def build(config):
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = hydra.compose(overrides=[f"+data={config}", "+seed=3"])
+        composed = hydra.compose(overrides=[f"+data={config}", "+seed=3", "+paths.runs=runs"])
     return hydra.utils.instantiate(composed.data)
 
 
