@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +11,15 @@ from tokenizers import Tokenizer
 from bdia.data.documents import Document, Source
 from bdia.data.errors import DataCorruptError
 from bdia.data.loader import seeded_generator
-from bdia.data.module import DataModule
+from bdia.data.module import TextDataModule
 from bdia.data.token_file import LARGEST_VOCABULARY, cached_splits, unigram_perplexity
-from bdia.data.tokenizer import END_OF_DOCUMENT, TokenizerBuilder, fingerprint, save_tokenizer
+from bdia.data.tokenizer import END_OF_DOCUMENT, TokenizerBuilder, fingerprint
 from bdia.data.windows import TokenLoader
 
 CHUNK = 256  # documents encoded at a time
 
 
-class TokenDataModule(DataModule):
+class TokenDataModule(TextDataModule):
     """Documents of a source as streams of tokens, every document followed by END_OF_DOCUMENT.
 
     Split: of documents that are the same, the first is kept; then they are dealt at random to test, val and train,
@@ -104,18 +103,6 @@ class TokenDataModule(DataModule):
         self.tokenizer, self.tokens = tokenizer, streams
 
     @property
-    def net_arguments(self) -> dict[str, Any]:
-        """What the data fix about the model: `vocab_size`."""
-        self.setup()
-        return {"vocab_size": self.tokenizer.get_vocab_size()}
-
-    @property
-    def task_arguments(self) -> dict[str, Any]:
-        """What the task needs of the data: `tokenizer`."""
-        self.setup()
-        return {"tokenizer": self.tokenizer}
-
-    @property
     def facts(self) -> dict[str, float]:
         """Tokens and documents of each split; perplexity of all validation tokens under training frequencies."""
         sizes = {f"{name}_tokens": len(stream) for name, stream in self.tokens.items()}
@@ -123,10 +110,6 @@ class TokenDataModule(DataModule):
         vocab_size = self.tokenizer.get_vocab_size()
         unigram = unigram_perplexity(self.tokens["train"], self.tokens["val"], vocab_size)
         return {**sizes, **counts, "unigram_perplexity": unigram}
-
-    def save(self, folder: Path) -> None:
-        """Write `tokenizer.json`."""
-        save_tokenizer(self.tokenizer, folder / "tokenizer.json")
 
     def train_dataloader(self) -> TokenLoader:
         """Return shuffled windows that start elsewhere in each epoch."""

@@ -8,15 +8,15 @@ from tokenizers import Tokenizer
 
 from bdia.data.buckets import PAD_ID, BucketLoader, TokenTable
 from bdia.data.errors import DataCorruptError
-from bdia.data.module import DataModule
+from bdia.data.module import TextDataModule
 from bdia.data.pairs import PairSource
 from bdia.data.splits import SPLITS, Pair, Pairs
-from bdia.data.tokenizer import BOS, EOS, PAD, TokenizerBuilder, save_tokenizer
+from bdia.data.tokenizer import BOS, EOS, PAD, TokenizerBuilder
 
 BOS_ID, EOS_ID = PAD_ID + 1, PAD_ID + 2
 
 
-class TranslationDataModule(DataModule):
+class TranslationDataModule(TextDataModule):
     """Pairs as `(source (B, S), target (B, T + 1), index (B,))` int64, padded on the right with id 0.
 
     source: its tokens, EOS. target: BOS, its tokens, EOS; inputs are `target[:, :-1]` and labels `target[:, 1:]`.
@@ -59,7 +59,6 @@ class TranslationDataModule(DataModule):
         self.token_budget, self.eval_token_budget, self.max_length = token_budget, eval_token_budget, max_length
         self.data_dir = Path(data_dir)
         self.pairs: Pairs = {}
-        self.tokenizer: Tokenizer | None = None
         self.dropped = 0
         self.encoded: dict[str, tuple[TokenTable, TokenTable]] = {}
 
@@ -82,17 +81,11 @@ class TranslationDataModule(DataModule):
         self.pairs = {**pairs, "train": self._drop_long(pairs["train"])}
 
     @property
-    def net_arguments(self) -> dict[str, Any]:
-        """What the data fix about the model: the size of the vocabulary."""
-        self._ready()
-        return {"vocab_size": self.tokenizer.get_vocab_size()}
-
-    @property
     def task_arguments(self) -> dict[str, Any]:
         """What decodes and scores: the tokenizer, and the target sentences of "val" and "test" by `index`."""
-        self._ready()
+        arguments = super().task_arguments
         references = {split: [target for _, target in self.pairs[split]] for split in ("val", "test")}
-        return {"tokenizer": self.tokenizer, "references": references}
+        return {**arguments, "references": references}
 
     @property
     def facts(self) -> dict[str, float]:
@@ -102,11 +95,6 @@ class TranslationDataModule(DataModule):
             **{f"{split}_pairs": float(len(self.pairs[split])) for split in SPLITS},
             "dropped_pairs": float(self.dropped),
         }
-
-    def save(self, folder: Path) -> None:
-        """Write tokenizer.json, which belongs beside the checkpoint."""
-        self._ready()
-        save_tokenizer(self.tokenizer, Path(folder) / "tokenizer.json")
 
     def train_dataloader(self) -> BucketLoader:
         """Return shuffled training batches."""
@@ -119,10 +107,6 @@ class TranslationDataModule(DataModule):
     def test_dataloader(self) -> BucketLoader:
         """Return test batches in order of length."""
         return self._loader("test", self.eval_token_budget, None, "data.eval_token_budget")
-
-    def _ready(self) -> None:
-        self.prepare_data()
-        self.setup()
 
     def _build_tokenizer(self, train: list[Pair]) -> Tokenizer:
         specials = (PAD, BOS, EOS)
