@@ -159,3 +159,12 @@ def test_the_embedded_prose_is_predicted_far_better_than_by_word_frequencies(sta
     schedule = ("trainer.max_epochs=8", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "logger=csv")
     record = train(compose_config(*overrides, *schedule, *places, f"stack={stack}"))
     assert record.final("perplexity", "val") < 0.5 * record.final("unigram_perplexity")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_trains_and_is_scored_on_a_gpu(kind, tiny_text):
+    record = train(tiny_text(kind, "trainer.max_epochs=1", "trainer.accelerator=gpu"))
+    assert record.status == "ok"
+    assert record.final("reconstruction_error") == 0
+    assert math.isfinite(record.final("loss", "test"))
