@@ -44,16 +44,16 @@ report: setup ## records in results/ -> results/tables/*.md and results/report.h
 	$(BIN)/python scripts/report.py
 
 reproduce-cifar10: setup ## Table 1 on CIFAR-10 [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the images]
-	$(BIN)/python scripts/reproduce.py cifar10 --scale "$(SCALE)" --seeds $(SEEDS)
+	$(BIN)/python scripts/reproduce.py cifar10 --scale "$(SCALE)" --seeds $(SEEDS) --data-dir "$(DATA)"
 
 reproduce-cifar100: setup ## Table 1 on CIFAR-100 [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the images]
-	$(BIN)/python scripts/reproduce.py cifar100 --scale "$(SCALE)" --seeds $(SEEDS)
+	$(BIN)/python scripts/reproduce.py cifar100 --scale "$(SCALE)" --seeds $(SEEDS) --data-dir "$(DATA)"
 
 reproduce-translation: setup ## Fig. 4, English to French, loss and BLEU [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the text]
-	$(BIN)/python scripts/reproduce.py translation --scale "$(SCALE)" --seeds $(SEEDS)
+	$(BIN)/python scripts/reproduce.py translation --scale "$(SCALE)" --seeds $(SEEDS) --data-dir "$(DATA)"
 
 reproduce-gpt2: setup ## Fig. 5, GPT-2 on little text, loss and perplexity [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the text]
-	$(BIN)/python scripts/reproduce.py gpt2 --scale "$(SCALE)" --seeds $(SEEDS)
+	$(BIN)/python scripts/reproduce.py gpt2 --scale "$(SCALE)" --seeds $(SEEDS) --data-dir "$(DATA)"
 
 clean: ## remove .venv, caches and runs/ (checkpoints, logs); records in results/ stay
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis

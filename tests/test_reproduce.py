@@ -45,6 +45,12 @@ def test_an_unknown_scale_is_one_clear_error(capsys):
         main(["cifar10", "--scale", "huge"])
 
 
+def test_a_mistyped_data_folder_is_one_clear_error_and_is_not_created(tmp_path):
+    with pytest.raises(SystemExit, match=r"DATA=.*typo: no such folder"):
+        main(["cifar10", "--data-dir", str(tmp_path / "typo")])
+    assert not (tmp_path / "typo").exists()
+
+
 def test_no_seed_is_refused():
     with pytest.raises(ValueError, match="SEEDS=0"):
         run("cifar10", "smoke", 0, None)

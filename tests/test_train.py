@@ -369,3 +369,9 @@ def test_a_progress_bar_does_not_make_another_run(tiny):
         train(tiny("trainer.max_epochs=1", "trainer.log_every_n_steps=7")),
     )
     assert again.run_id == first.run_id
+
+
+def test_a_run_says_what_the_test_gave(tiny, caplog):
+    with caplog.at_level("INFO", logger="bdia"):
+        record = train(tiny("trainer.max_epochs=1"))
+    assert f"test accuracy {record.final('accuracy', 'test'):.4g} %; record: " in caplog.text

@@ -154,6 +154,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
     arguments = parser.parse_args(argv)
     if arguments.data_dir:
+        if not Path(arguments.data_dir).is_dir():
+            sys.exit(f"error: DATA={arguments.data_dir}: no such folder; wanted one with the data")
         os.environ["BDIA_DATA"] = arguments.data_dir
     try:
         sys.exit(run(arguments.recipe, arguments.scale or None, arguments.seeds, arguments.results))

@@ -119,7 +119,7 @@ def _run_and_record(cfg: DictConfig, recorded: dict[str, Any], sha: str, run_dir
         _free_memory()
         record = replace(record, metrics=rows, signatures=signatures, wall_s=round(time.perf_counter() - clock, 3))
         path = write_record(record, Path(cfg.paths.results))
-        log.info("record: %s", path)
+        log.info("%s; record: %s", _test_results(record) or record.status, path)
     shutil.copy(path, run_dir / "record.tmp")
     (run_dir / "record.tmp").replace(run_dir / "record.json")
     return record
@@ -178,6 +178,12 @@ def _fit_and_test(
         for logger in loggers:
             logger.finalize(outcome)
         _close_wandb(outcome)
+
+
+def _test_results(record: RunRecord) -> str:
+    """Return e.g. "test loss 1.589 nat, test accuracy 45.4 %"; "" where nothing was tested."""
+    rows = [row for row in record.metrics if row.split == "test"]
+    return ", ".join(f"test {row.name} {row.value:.4g} {row.unit}".removesuffix(" 1") for row in rows)
 
 
 def _metric(name: str, value: float, split: str | None = None, step: int | None = None) -> Metric:
