@@ -46,5 +46,9 @@ class LossHead(nn.Module):
             return part(hidden, target)
         sums = []
         for piece in zip(hidden.split(self.chunk), target.split(self.chunk), strict=True):
-            sums.append(checkpoint(part, *piece, use_reentrant=False) if torch.is_grad_enabled() else part(*piece))
+            sums.append(
+                checkpoint(part, *piece, use_reentrant=False, preserve_rng_state=False)
+                if torch.is_grad_enabled()
+                else part(*piece)
+            )
         return torch.stack(sums).sum()
