@@ -120,12 +120,6 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_2(task, write, arguments, 
     assert re.search(message, error), error
 
 
-def test_a_damaged_checkpoint_is_one_line(write, tmp_path):
-    (tmp_path / "final.ckpt").write_bytes(b"not a checkpoint")
-    code, _, error = write(loaded=lambda path: torch.load(tmp_path / "final.ckpt", weights_only=True))
-    assert code == 2 and error.count("\n") == 1
-
-
 def test_help_names_every_argument(capsys):
     with pytest.raises(SystemExit, match="0"):
         bdia.generate.main(["--help"])

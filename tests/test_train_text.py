@@ -88,6 +88,44 @@ def test_a_tokenizer_of_another_run_is_refused(kind, tiny_text):
         load_run(run_dir(cfg) / "final.ckpt")
 
 
+def test_a_damaged_checkpoint_or_a_missing_tokenizer_is_one_clear_error(tiny_text):
+    cfg = tiny_text("language model", "trainer.max_epochs=1")
+    train(cfg)
+    checkpoint = run_dir(cfg) / "final.ckpt"
+    whole = checkpoint.read_bytes()
+    for damaged in (b"not a checkpoint", whole[: len(whole) // 2]):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"final\.ckpt does not hold this model's weights"):
+            load_run(checkpoint)
+    (run_dir(cfg) / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match="the tokenizer of a run lies beside its checkpoint"):
+        load_run(checkpoint)
+
+
+def test_a_finished_run_on_a_text_that_has_changed_since_is_not_taken_for_done(tiny_text, tmp_path):
+    text = tmp_path / "my.txt"
+    text.write_text("\n<|endoftext|>\n".join(f"The {n} words of document {n} are these. " * 9 for n in range(30)))
+    own = ("data=text_file", f"data.source.paths=[{text}]", "data.fraction=1", "trainer.max_epochs=1")
+    cfg = tiny_text("language model", *own)
+    first = train(cfg)
+    assert train(cfg).run_id == first.run_id
+    text.write_text(text.read_text() + "\n<|endoftext|>\n" + "Something else stands here now. " * 40)
+    with pytest.raises(ValueError, match="the text has changed"):
+        train(cfg)
+
+
+def test_a_sequence_too_long_for_the_model_is_refused_before_training_starts(tiny_text, add_callbacks):
+    class NoTraining(Callback):
+        def on_train_start(self, trainer, pl_module):
+            pytest.fail("training started")
+
+    add_callbacks(NoTraining())
+    with pytest.raises(
+        ValueError, match=r"hold a sequence of \d+ tokens, wanted at most 12: set model\.net\.positions"
+    ):
+        train(tiny_text("translation", "model.net.positions=12"))
+
+
 def test_a_translation_record_holds_bleu_chrf_exact_matches_and_their_signatures(tiny_text):
     record = train(tiny_text("translation", "trainer.max_epochs=1"))
     for name in ("bleu", "chrf", "exact_match"):
@@ -133,7 +171,6 @@ def test_a_failure_leaves_a_record_with_the_facts_about_the_data(tiny_text, add_
     ("kind", "override", "message"),
     [
         ("language model", "model.net.positions=8", r"sequence of 32 tokens.*model\.net\.positions"),
-        ("translation", "model.net.positions=4", r"tokens, wanted at most 4: set model\.net\.positions"),
         ("translation", "model.label_smoothing=1.5", r"label_smoothing=1\.5.*model\.label_smoothing"),
         ("language model", "model.net.heads=3", r"not a multiple of heads=3"),
     ],

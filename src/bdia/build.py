@@ -7,17 +7,18 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from hydra.utils import get_method, instantiate
+from hydra.utils import get_class, get_method, instantiate
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from bdia.data.module import DataModule
 from bdia.data.tokenizer import load_tokenizer
-from bdia.tasks import Task
+from bdia.tasks import Task, TextTask
 
 # What Lightning says of normal runs here: a run's folder holds its config and checkpoint, short epochs are meant.
 EXPECTED_WARNINGS = (
@@ -85,16 +86,23 @@ def load_task(
     task_arguments: Mapping[str, Any] | None = None,
 ) -> Task:
     """Build a task in `eval()` with the weights of a checkpoint, which fit any stack with as many streams (RevViT's
-    concatenated head is twice as wide)."""
+    concatenated head is twice as wide).
+
+    Raises:
+        ValueError: the file is no checkpoint, or one of another model or tokenizer.
+    """
     task = build_task(cfg, net_arguments, task_arguments)
-    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    task.on_load_checkpoint(stored)
-    task.load_state_dict(stored["state_dict"])
+    try:
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        task.on_load_checkpoint(stored)
+        task.load_state_dict(stored["state_dict"])
+    except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
+        raise ValueError(f"checkpoint={checkpoint} does not hold this model's weights: {error}") from error
     return task.eval()
 
 
 def _saved_arguments(cfg: DictConfig, tokenizer_file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    if not tokenizer_file.exists():
+    if not issubclass(get_class(cfg.model._target_), TextTask):
         return build_data(cfg).net_arguments, {}
     tokenizer = load_tokenizer(tokenizer_file)
     return {"vocab_size": tokenizer.get_vocab_size()}, {"tokenizer": tokenizer}

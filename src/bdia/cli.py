@@ -3,18 +3,18 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
-from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
 import yaml
+from hydra.errors import InstantiationException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 Arguments = TypeVar("Arguments")
 
 # What a wrong argument, file or text raises below; one line of it says enough.
-_REFUSALS = (ValueError, OSError, RuntimeError, ArithmeticError, UnpicklingError)
+_REFUSALS = (ValueError, OSError, ArithmeticError, InstantiationException, OmegaConfBaseException)
 
 
 def command(run: Callable[[Arguments], None], defaults: Arguments, usage: str, argv: Sequence[str] | None) -> None:

@@ -25,7 +25,7 @@ from bdia.data.module import DataModule
 from bdia.results.report import build_report
 from bdia.results.store import read_records
 from bdia.results.tables import table_text
-from bdia.train import CONFIGS
+from bdia.train import CONFIGS, free_memory
 
 SCALES = ("paper", "cpu", "smoke")
 # What can be reproduced -> its experiment at the paper's scale; the other scales' have the scale behind the name.
@@ -88,6 +88,7 @@ def estimate_minutes(experiment: str, data: DataModule, seeds: int, device: str,
     configs = [job_config(experiment, overrides) for overrides in sweep_of(experiment)]
     steps = len(data.train_dataloader())
     total = sum(seconds_per_step(cfg, data, device) * steps * cfg.trainer.max_epochs for cfg in configs)
+    free_memory()  # the jobs are other processes on the same device
     return total * seeds / jobs / 60
 
 

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import gc
 import logging
+import math
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer
+from bdia.data.module import TextDataModule
 from bdia.measure import Measurement, describe_device
 from bdia.results.identity import config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RunRecord
@@ -34,11 +37,13 @@ log = logging.getLogger("bdia")
 
 _NOT_THE_CONDITION = ("paths", "logger", "rerun")  # where things lie and what is logged do not change a result
 _NOT_THE_CONDITION_EITHER = (
-    ("data", "data_dir"),
-    ("data", "download"),
-    ("data", "cache_dir"),
-    ("trainer", "enable_progress_bar"),
-    ("trainer", "log_every_n_steps"),
+    "data.data_dir",
+    "data.download",
+    "data.cache_dir",
+    "data.source.cache_dir",
+    "data.tokenizer.folder",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
 )
 _GIT = git_state(ROOT)  # when the code was imported: a commit during a sweep does not change what runs
 
@@ -70,8 +75,9 @@ class Resume(Callback):
 def recorded_config(cfg: DictConfig) -> dict[str, Any]:
     """Return the resolved config without what is not part of the experiment's condition (paths, loggers)."""
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for group, key in _NOT_THE_CONDITION_EITHER:
-        container[group].pop(key, None)
+    for key in _NOT_THE_CONDITION_EITHER:
+        *groups, name = key.split(".")
+        reduce(lambda node, group: node.get(group, {}), groups, container).pop(name, None)
     return {key: value for key, value in container.items() if key not in _NOT_THE_CONDITION}
 
 
@@ -84,7 +90,8 @@ def train(cfg: DictConfig) -> RunRecord:
     Returns:
         The record; for a config that has already ended well, the one on disk.
     Raises:
-        ValueError: more than one device. RuntimeError: another process trains the same config in the same folder.
+        ValueError: more than one device; the text of a finished run has changed. RuntimeError: another process trains
+        the same config in the same folder.
         Whatever the run raised, after a record with status "failed", "oom" or "interrupted" was written.
     """
     _check_devices(cfg.trainer.devices)
@@ -94,6 +101,7 @@ def train(cfg: DictConfig) -> RunRecord:
     done = run_dir / "record.json"
     if done.exists() and not cfg.rerun:
         record = RunRecord.from_json(done.read_text(), str(done))
+        _check_same_text(cfg, record)
         log.warning("already done by commit %s: %s. rerun=true runs it again.", record.git["sha"][:7], done)
         return record
     with _lock(run_dir):
@@ -116,13 +124,27 @@ def _run_and_record(cfg: DictConfig, recorded: dict[str, Any], sha: str, run_dir
         record = replace(record, status=_status(error), error=_without_folders(f"{type(error).__name__}: {error}"))
         raise
     finally:
-        _free_memory()
+        free_memory()
         record = replace(record, metrics=rows, signatures=signatures, wall_s=round(time.perf_counter() - clock, 3))
         path = write_record(record, Path(cfg.paths.results))
         log.info("%s; record: %s", _test_results(record) or record.status, path)
     shutil.copy(path, run_dir / "record.tmp")
     (run_dir / "record.tmp").replace(run_dir / "record.json")
     return record
+
+
+def _check_same_text(cfg: DictConfig, record: RunRecord) -> None:
+    """Refuse a finished run whose text was another one: unlike images, text is the user's own and may have changed."""
+    data = build_data(cfg)
+    if isinstance(data, TextDataModule):
+        data.prepare_data()
+        data.setup()
+        for name, value in data.facts.items():
+            if not math.isclose(value, seen := record.final(name) or 0.0):
+                raise ValueError(
+                    f"{name} is {value:g} in the data and {seen:g} in the finished run {record.run_id}: the text has "
+                    "changed. rerun=true trains on the new one"
+                )
 
 
 def _check_devices(devices: Any) -> None:
@@ -196,8 +218,8 @@ def _close_wandb(outcome: str) -> None:
         client.finish(exit_code=int(outcome == "failed"))
 
 
-def _free_memory() -> None:
-    """Leave nothing of this job to the next one of a sweep in the same process."""
+def free_memory() -> None:
+    """Leave nothing of this job to the next one of a sweep, in this process or on the same device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -56,7 +56,8 @@ class StepTimer(Measurement):
         """Take the medians."""
         timed = [(_elapsed(start, end), int(size)) for start, end, size in self.steps]
         if timed:
-            full = [(time, size) for time, size in timed if size == max(size for _, size in timed)]
+            largest = max(size for _, size in timed)
+            full = [step for step in timed if step[1] == largest]
             counted = full if 2 * len(full) >= len(timed) else timed
             milliseconds = statistics.median(time for time, _ in counted)
             rate = statistics.median(1000 * size / time for time, size in counted)

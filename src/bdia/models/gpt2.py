@@ -46,7 +46,7 @@ class Gpt2(nn.Module):
         positions: int = 1024,
         dropout: float = 0.1,
         attention_dropout: float = 0.0,
-        loss_chunk: int | None = 1024,
+        loss_chunk: int | None = 256,
         weights: str | Path | None = None,
     ):
         super().__init__()
@@ -77,6 +77,11 @@ class Gpt2(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
+    @property
+    def longest(self) -> int:
+        """Most tokens that the model sees at once."""
+        return self.positions.num_embeddings
+
     def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Return what the logits are made of, (B, T, D), for tokens (B, T) int64; with a cache, for its next tokens.
 
@@ -85,9 +90,9 @@ class Gpt2(nn.Module):
         """
         start = 0 if cache is None else cache.length
         end = start + tokens.shape[1]
-        if end > self.positions.num_embeddings:
+        if end > self.longest:
             raise ValueError(
-                f"a sequence of {end} tokens, wanted at most {self.positions.num_embeddings}: "
+                f"a sequence of {end} tokens, wanted at most {self.longest}: "
                 "set model.net.positions, or data.context to a shorter one"
             )
         places = torch.arange(start, end, device=tokens.device)

@@ -32,8 +32,9 @@ class Seq2SeqTransformer(nn.Module):
         attention_dropout: rate on the attention probabilities.
         embeddings: "shared" uses one table for source, target and logits; "separate" gives the source its own.
         loss_chunk: tokens per chunk of the cross-entropy, see `LossHead`.
-        pad_id: token that fills up short sequences.
     """
+
+    pad_id = 0  # token that fills up short sequences, in every tokenizer of bdia.data
 
     def __init__(
         self,
@@ -48,13 +49,12 @@ class Seq2SeqTransformer(nn.Module):
         dropout: float = 0.1,
         attention_dropout: float = 0.0,
         embeddings: Literal["shared", "separate"] = "shared",
-        loss_chunk: int | None = 1024,
-        pad_id: int = 0,
+        loss_chunk: int | None = 256,
     ):
         super().__init__()
         if embeddings not in ("shared", "separate"):
             raise ValueError(f'embeddings={embeddings!r}: wanted "shared" or "separate"; set model.net.embeddings')
-        self.pad_id, self.scale = pad_id, math.sqrt(width)
+        self.scale = math.sqrt(width)
         self.target_tokens = nn.Embedding(vocab_size, width)
         self.source_tokens = self.target_tokens if embeddings == "shared" else nn.Embedding(vocab_size, width)
         self.register_buffer("positions", sinusoids(positions, width), persistent=False)
@@ -71,7 +71,7 @@ class Seq2SeqTransformer(nn.Module):
         cross = [CrossAttention(width, heads, dropout, attention_dropout) for _ in range(decoder_depth)]
         self.decoder = stack([DecoderBlock(width, attention(causal=True), layer, mlp()) for layer in cross])
         self.decoder_join = Join(width, self.decoder.streams)
-        self.loss_head = LossHead(loss_chunk, ignore_index=pad_id)
+        self.loss_head = LossHead(loss_chunk, ignore_index=self.pad_id)
         self._draw_weights(width)
 
     def _draw_weights(self, width: int) -> None:
@@ -85,12 +85,14 @@ class Seq2SeqTransformer(nn.Module):
 
     def _embed(self, tokens: Tensor, table: nn.Embedding, start: int = 0) -> Tensor:
         end = start + tokens.shape[1]
-        if end > len(self.positions):
-            raise ValueError(
-                f"a sequence of {end} tokens, wanted at most {len(self.positions)}: set model.net.positions, or "
-                "data.max_length to leave such pairs out of training"
-            )
+        if end > self.longest:
+            raise ValueError(f"a sequence of {end} tokens, wanted at most {self.longest}: set model.net.positions")
         return self.dropout(table(tokens) * self.scale + self.positions[start:end])
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a source or a target."""
+        return len(self.positions)
 
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Return the encoder's output (B, S, D) and its mask (B, 1, 1, S), False at padding, of source (B, S) int64.

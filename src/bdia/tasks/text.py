@@ -63,6 +63,19 @@ class TextTask(Task):
         """Return the cross-entropy, nat, summed over the batch's target tokens, and their number."""
         raise NotImplementedError
 
+    def on_fit_start(self) -> None:
+        """Refuse data that the model cannot hold before training rather than when the sequence comes up.
+
+        Raises:
+            ValueError: some split has a sequence longer than the model's positions.
+        """
+        longest = getattr(self.trainer.datamodule, "longest", 0)
+        if longest > self.net.longest:
+            raise ValueError(
+                f"the data hold a sequence of {longest} tokens, wanted at most {self.net.longest}: set "
+                f"model.net.positions={longest} or more (data.context to a smaller one, for a language model)"
+            )
+
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Return the mean loss of one training batch."""
         total, count = self.nll(batch, self.label_smoothing)

@@ -8,6 +8,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from bdia.data.tokenizer import BOS, EOS
 from bdia.models.decoding import beam_search
 from bdia.tasks.text import TextTask
 
@@ -62,7 +63,7 @@ class Translation(TextTask):
             beam, length_penalty: None takes the task's own.
             max_length: longest translation, tokens; None lets it grow with the source.
         """
-        eos = self.tokenizer.token_to_id("</s>")
+        eos = self.tokenizer.token_to_id(EOS)
         filled = [index for index, sentence in enumerate(sentences) if sentence.strip()]
         rows = [torch.tensor([*self.tokenizer.encode(sentences[index]).ids, eos]) for index in filled]
         found = [""] * len(sentences)
@@ -100,7 +101,7 @@ class Translation(TextTask):
         length_penalty: float | None = None,
         max_length: int | None = None,
     ) -> list[str]:
-        bos, eos = (self.tokenizer.token_to_id(name) for name in ("<s>", "</s>"))
+        bos, eos = (self.tokenizer.token_to_id(name) for name in (BOS, EOS))
         found = beam_search(
             self.net,
             source,
