@@ -159,8 +159,8 @@ def test_a_batch_takes_pairs_while_both_padded_sides_fit(lengths, budget, sizes)
 
 def test_a_table_keeps_the_sequences_where_it_is_told_to():
     table = TokenTable.of([[1, 2], [3], [4, 5, 6]]).where(torch.tensor([True, False, True]))
-    assert table.padded(torch.tensor([1, 0])).tolist() == [[4, 5, 6], [1, 2, 0]]
-    assert table.nbytes == 5 * 4 + 2 * 8
+    assert table.padded(torch.tensor([1, 0]), 3).tolist() == [[4, 5, 6], [1, 2, 0]]
+    assert table.nbytes == 5 * 4 + 2 * (8 + 8)
 
 
 @pytest.mark.gpu
@@ -169,3 +169,15 @@ def test_batches_on_cuda_equal_those_on_the_cpu():
     found = epoch_of(make_loader(device="cuda"), 1)
     assert all(tensor.is_cuda for batch in found for tensor in batch)
     assert_same_batches([[tensor.cpu() for tensor in batch] for batch in found], epoch_of(make_loader(), 1))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_no_batch_waits_for_the_device():
+    batches = iter(make_loader(device="cuda"))
+    next(batches)  # the order of the epoch is moved before it
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert len(list(batches)) > 5
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -126,8 +126,8 @@ def test_text_that_looks_like_the_end_of_a_document_ends_none(made):
 
 def test_a_second_setup_reads_the_same_tokens_without_encoding_or_writing(made, monkeypatch):
     first = made(tokenizer=CorpusBpe(280))
-    monkeypatch.setattr(bdia.data.text, "_encoded", lambda *args: pytest.fail("encoded again"))
-    monkeypatch.setattr(bdia.data.token_file, "_write", lambda *args: pytest.fail("written again"))
+    monkeypatch.setattr(bdia.data.text, "encoded", lambda *args: pytest.fail("encoded again"))
+    monkeypatch.setattr(bdia.data.token_file, "write", lambda *args: pytest.fail("written again"))
     second = made(tokenizer=CorpusBpe(280), seed=3, batch_size=2)
     second.setup("fit")
     for split, tokens in first.tokens.items():
@@ -169,9 +169,9 @@ def test_an_interrupted_write_leaves_no_file_that_a_later_run_would_use(make, ma
                 raise KeyboardInterrupt
             yield piece
 
-    encoded = bdia.data.text._encoded
+    encoded = bdia.data.text.encoded
     with monkeypatch.context() as patch:
-        patch.setattr(bdia.data.text, "_encoded", interrupted)
+        patch.setattr(bdia.data.text, "encoded", interrupted)
         with pytest.raises(KeyboardInterrupt):
             make().setup()
     names = {path.name for path in (tmp_path / "tokens").rglob("*") if path.is_file()}
@@ -260,6 +260,19 @@ def test_resuming_inside_an_epoch_that_would_be_cut_otherwise_is_refused(change)
         next(iter(resumed))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_windows_on_cuda_equal_those_on_the_cpu_and_no_batch_waits_for_the_device():
+    loader = make_loader(device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batches = epoch_of(loader, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(tokens.is_cuda for tokens in batches)
+    assert torch.equal(torch.cat(batches).cpu(), torch.cat(epoch_of(make_loader(), 1)))
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("shuffle_seed", [0, None])
 def test_ranks_share_all_windows_in_equally_many_batches(world_size, shuffle_seed):
@@ -290,6 +303,7 @@ def test_facts_count_tokens_and_documents(made):
 
 def test_what_model_and_task_need_is_known_without_setup_and_the_tokenizer_is_saved(make, tmp_path):
     assert make().net_arguments == {"vocab_size": 257}
+    assert make().longest == T
     module = make(tokenizer=CorpusBpe(270))
     tokenizer = module.task_arguments["tokenizer"]
     assert module.net_arguments == {"vocab_size": tokenizer.get_vocab_size()}
@@ -305,8 +319,8 @@ def test_what_model_and_task_need_is_known_without_setup_and_the_tokenizer_is_sa
         ({"eval_batch_size": -1}, r"eval_batch_size=-1.*data\.eval_batch_size"),
         ({"fraction": 0}, r"fraction=0.*data\.fraction"),
         ({"fraction": 1.1}, r"fraction=1\.1.*data\.fraction"),
-        ({"val_fraction": 0}, r"val_fraction=0 .*data\.val_fraction"),
-        ({"val_fraction": 0.5, "test_fraction": 0.5}, r"test_fraction=0\.5.*data\.test_fraction"),
+        ({"val_fraction": 0}, r"val_fraction=0, .*set data\.val_fraction"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, r"test_fraction=0\.5.*and data\.test_fraction"),
         ({"val_fraction": 0.01}, r"val_fraction=0\.01 of 40 different documents is none.*data\.val_fraction"),
         ({"test_fraction": 0.01}, r"test_fraction=0\.01 of 40 different documents is none.*data\.test_fraction"),
         ({"val_fraction": 0.49, "test_fraction": 0.5, "source": Numbered(2)}, r"none of 2 documents is left for train"),

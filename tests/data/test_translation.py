@@ -91,6 +91,18 @@ def test_long_training_pairs_are_dropped_and_counted_and_others_never():
     assert (source.shape, target.shape) == ((1, 10), (1, 11))
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize(("pair", "wanted"), [(("a" * 6, "b"), 7), (("a", "b" * 8), 9)])
+def test_longest_is_the_longest_sentence_of_any_split_with_one_control_token(split, pair, wanted):
+    train = [("a", "b"), ("c" * 50, "d")]  # the second is dropped
+    pairs = {"train": train, split: [*train, pair][-3 if split == "train" else -1 :]}
+    module = TranslationDataModule(Fixed(**pairs), Bytes(), max_length=20)
+    assert module.longest == wanted
+    loaders = (module.train_dataloader(), module.val_dataloader(), module.test_dataloader())
+    batches = [batch for loader in loaders for batch in loader]
+    assert max(max(source.shape[1], target.shape[1] - 1) for source, target, _ in batches) == wanted
+
+
 def test_the_vocabulary_does_not_depend_on_what_is_dropped():
     pairs = [("one two three four", "un deux trois quatre"), ("one", "un")]
     short, long = (make_module(Fixed(pairs), max_length=length) for length in (4, 99))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +19,13 @@ class TokenTable:
 
     Args:
         tokens: (total,) int32, on the device where batches are wanted.
-        lengths: (N,) int64, at least 1 each; kept on the CPU, where batches are planned.
+        lengths: (N,) int64, at least 1 each; kept on the CPU, where batches are planned, and copied to the device.
     """
 
     def __init__(self, tokens: Tensor, lengths: Tensor) -> None:
         self.tokens, self.lengths = tokens, lengths
         self.starts = (lengths.cumsum(0) - lengths).to(tokens.device)
+        self.lengths_there = lengths.to(tokens.device)
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]]) -> "TokenTable":
@@ -44,15 +45,22 @@ class TokenTable:
     @property
     def nbytes(self) -> int:
         """Bytes held on the device."""
-        return self.tokens.nbytes + self.starts.nbytes
+        return self.tokens.nbytes + self.starts.nbytes + self.lengths_there.nbytes
 
-    def padded(self, chosen: Tensor) -> Tensor:
-        """Return the sequences `chosen`, (B,) on the CPU, as (B, longest) int64, padded on the right with PAD_ID."""
-        device, lengths = self.tokens.device, self.lengths[chosen]
-        places = torch.arange(int(lengths.max()), device=device)
-        inside = places < lengths.to(device)[:, None]
-        found = self.tokens[(self.starts[chosen.to(device)][:, None] + places).where(inside, 0)]
+    def padded(self, chosen: Tensor, longest: int) -> Tensor:
+        """Return the sequences `chosen`, (B,) on the device, as (B, longest) int64, padded on the right with PAD_ID."""
+        places = torch.arange(longest, device=self.tokens.device)
+        inside = places < self.lengths_there[chosen][:, None]
+        found = self.tokens[(self.starts[chosen][:, None] + places).where(inside, 0)]
         return found.where(inside, PAD_ID).long()
+
+
+class Bucket(NamedTuple):
+    """Which pairs a batch holds: their numbers (B,) on the device, and S and T + 1, the longest on either side."""
+
+    numbers: Tensor
+    source_longest: int
+    target_longest: int
 
 
 class BucketLoader(EpochLoader):
@@ -100,28 +108,37 @@ class BucketLoader(EpochLoader):
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of token ids held on the device."""
-        return self.source.nbytes + self.target.nbytes
+        """Bytes of both tables and of an epoch's order, held on the device."""
+        return self.source.nbytes + self.target.nbytes + self.order.nbytes
 
     def __len__(self) -> int:
         """Count the batches of one epoch; the same in every epoch."""
         return len(self.sizes)
 
-    def batch_indices(self, epoch: int) -> Sequence[Tensor]:
-        """Return the pairs' numbers of each batch of an epoch, on the CPU."""
+    def batch_indices(self, epoch: int) -> list[Bucket]:
+        """Return the pairs of each batch of an epoch; a copy to the device per epoch, so that batches need none."""
+        order, sizes = self._shuffled(epoch)
+        longest = [
+            [int(part.max()) for part in table.lengths[order].split(sizes)] for table in (self.source, self.target)
+        ]
+        return list(map(Bucket, order.to(self.source.tokens.device).split(sizes), *longest))
+
+    def collate(self, chosen: Bucket, epoch: int, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (source (B, S), target (B, T + 1), the pairs' numbers (B,)), int64."""
+        numbers, source, target = chosen
+        return self.source.padded(numbers, source), self.target.padded(numbers, target), numbers
+
+    def _shuffled(self, epoch: int) -> tuple[Tensor, list[int]]:
+        """Return the order of the pairs in an epoch, (N,) on the CPU, and the sizes of its batches."""
         if self.shuffle_seed is None:
-            return self.order.split(self.sizes)
+            return self.order, self.sizes
         generator = seeded_generator("order", self.shuffle_seed, epoch)
         order = torch.randperm(len(self.order), generator=generator)
         for side in (1, 0):  # sorts a random order into the cells' order: random inside a cell
             order = order[self.cells[order, side].argsort(stable=True)]
         batches = order.split(self.sizes)
-        return [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
-
-    def collate(self, chosen: Tensor, epoch: int, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (source (B, S), target (B, T + 1), the pairs' numbers (B,)), int64."""
-        numbers = chosen.to(self.source.tokens.device)
-        return self.source.padded(chosen), self.target.padded(chosen), numbers
+        batches = [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
+        return torch.cat(batches), [len(batch) for batch in batches]
 
     def plan(self) -> dict[str, Any]:
         """Number of pairs and of their tokens, budget and seed."""

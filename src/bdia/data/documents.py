@@ -3,19 +3,16 @@
 A document is a text, or an array of token ids where the source is already tokenised (`end_of_document` is then its id).
 """
 
-import gzip
-import json
-import os
+import hashlib
 import re
-import zlib
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from bdia.data.errors import DataCorruptError, DataNotFoundError
+from bdia.data.files import find, read_text
 from bdia.data.tokenizer import END_OF_DOCUMENT
 
 Document = str | np.ndarray
@@ -82,10 +79,12 @@ class TextFiles:
         Raises:
             DataNotFoundError: a file is missing. DataCorruptError: it is empty, damaged or not UTF-8.
         """
-        return [text for path in self.paths for text in self._read(find_file(path, data_dir, "data.source.paths"))]
+        paths = [find(path, data_dir, "a text", "data.source.paths", "pydoc") for path in self.paths]
+        return [text for path in paths for text in self._read(path)]
 
     def _read(self, path: Path) -> list[str]:
-        pieces = re.split(rf"^{re.escape(self.separator)}$", _read_text(path), flags=re.MULTILINE)
+        text = read_text(path, "mend it or set data.source.paths").replace("\r\n", "\n")
+        pieces = re.split(rf"^{re.escape(self.separator)}$", text, flags=re.MULTILINE)
         texts = [piece.removeprefix("\n").removesuffix("\n") for piece in pieces]
         texts = [text for text in texts if text.strip()]
         if not texts:
@@ -111,7 +110,7 @@ class TokenFile:
             DataNotFoundError: the file is missing. DataCorruptError: it is empty, cut off inside a token, or has
                 no end of a document.
         """
-        path = find_file(self.path, data_dir, "data.source.path")
+        path = find(self.path, data_dir, "uint16 tokens", "data.source.path", "pydoc")
         try:
             tokens = np.memmap(path, dtype="<u2", mode="r")
         except ValueError as error:
@@ -125,84 +124,9 @@ class TokenFile:
         return [tokens[start:stop] for start, stop in zip(starts, stops, strict=True) if stop > start]
 
 
-class HubText:
-    """The first `count` texts of a data set of the Hugging Face hub, streamed once and kept as a file in `data_dir`.
-
-    Args:
-        name: of the data set. count: texts taken, in the order of the data set.
-        split, column: where in the data set the texts are.
-    """
-
-    end_of_document = None
-
-    def __init__(self, name: str, count: int, split: str = "train", column: str = "text") -> None:
-        if count < 1:
-            raise ValueError(f"count={count}: wanted at least 1 document; set data.source.count")
-        self.name, self.count, self.split, self.column = name, count, split, column
-
-    def documents(self, data_dir: Path) -> list[str]:
-        """Return the texts that are not blank, fetching them first if they are not there yet.
-
-        Raises:
-            DataNotFoundError: no package `datasets`, no network, no such data set.
-            DataCorruptError: the kept file is damaged, or the data set has fewer than `count` texts.
-        """
-        name = re.sub(r"[^\w.-]", "--", f"{self.name}_{self.split}_{self.column}_{self.count}")
-        path = data_dir / "text" / f"{name}.json.gz"
-        if not path.exists():
-            _write_texts(path, self._fetch())
-        try:
-            texts = json.loads(_read_text(path))
-        except ValueError as error:
-            raise DataCorruptError(f"{path} cannot be read: {error}. Delete it: it is fetched again") from error
-        return [text for text in texts if text.strip()]
-
-    def _fetch(self) -> list[str]:
-        try:
-            from datasets import load_dataset
-
-            rows = load_dataset(self.name, split=self.split, streaming=True)
-            texts = [row[self.column] for row in islice(rows, self.count)]
-        except Exception as error:  # the library and its transports raise many kinds
-            raise DataNotFoundError(
-                f"{self.name!r} could not be fetched: {type(error).__name__}: {error}. Wanted: the extra `hub` "
-                "(pip install 'bdia[hub]'), a network, and data.source.name, split and column as on the hub; "
-                "without them take local text: data=text_file data.source.paths=[my.txt]"
-            ) from error
-        if len(texts) < self.count:
-            raise DataCorruptError(f"{self.name!r} has {len(texts)} texts, wanted {self.count}: set data.source.count")
-        return texts
-
-
-def find_file(path: str | Path, data_dir: Path, key: str) -> Path:
-    """Return the first that exists of `data_dir`/path, `data_dir`/text/path and path.
-
-    Raises:
-        DataNotFoundError: none does; names the places and the config key.
-    """
-    places = list(dict.fromkeys([data_dir / path, data_dir / "text" / path, Path(path)]))
-    for place in places:
-        if place.is_file():
-            return place
-    looked = ", ".join(str(place) for place in places)
-    raise DataNotFoundError(f"{path} was not found (looked for {looked}): change {key}, data.data_dir or BDIA_DATA")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise DataCorruptError(f"{path} is not UTF-8 ({error}): convert it or change data.source.paths") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataCorruptError(f"{path} is no whole gzip file ({error}): mend it, or set data.source.paths") from error
-
-
-def _write_texts(path: Path, texts: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(gzip.compress(json.dumps(texts).encode(), mtime=0))
-    temporary.replace(path)
+def digest(document: Document) -> bytes:
+    """Return what tells two documents apart: SHA-256 of the text or of the ids."""
+    return hashlib.sha256(document.encode() if isinstance(document, str) else document.tobytes()).digest()
 
 
 def _sections(text: str, size: int) -> list[str]:

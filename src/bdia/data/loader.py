@@ -58,11 +58,11 @@ class EpochLoader(ABC):
         """Count the batches of one epoch; the same on every rank and in every epoch."""
 
     @abstractmethod
-    def batch_indices(self, epoch: int) -> Sequence[Tensor]:
-        """Return the item numbers of each of this rank's batches in an epoch."""
+    def batch_indices(self, epoch: int) -> Sequence[Any]:
+        """Return the item numbers of each of this rank's batches in an epoch, as `collate` wants them."""
 
     @abstractmethod
-    def collate(self, chosen: Tensor, epoch: int, index: int) -> tuple[Tensor, ...]:
+    def collate(self, chosen: Any, epoch: int, index: int) -> tuple[Tensor, ...]:
         """Return batch `index` of an epoch: a tuple of tensors made of the chosen items."""
 
     @abstractmethod

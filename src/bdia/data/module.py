@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from tokenizers import Tokenizer
 
-from bdia.data.tokenizer import save_tokenizer
+from bdia.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer
 
 
 class DataModule(LightningDataModule):
@@ -48,10 +48,27 @@ class TextDataModule(DataModule):
         self._ready()
         return {"tokenizer": self.tokenizer}
 
+    @property
+    def longest(self) -> int:
+        """The largest number of tokens that the model sees at once, whatever the split; known after setup()."""
+        raise NotImplementedError
+
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json`."""
+        """Write `tokenizer.json`.
+
+        Raises:
+            ValueError: a checkpoint in the folder belongs to another tokenizer; nothing is written.
+            DataCorruptError: a checkpoint is there, and the `tokenizer.json` beside it is none.
+        """
         self._ready()
-        save_tokenizer(self.tokenizer, Path(folder) / "tokenizer.json")
+        path = Path(folder) / "tokenizer.json"
+        trained = any((path.parent / name).exists() for name in ("final.ckpt", "last.ckpt"))
+        if trained and path.exists() and fingerprint(load_tokenizer(path)) != fingerprint(self.tokenizer):
+            raise ValueError(
+                f"{folder}: the text changed since the run there was trained, and its checkpoint would lose its "
+                "tokenizer: set another paths.runs, or remove that folder"
+            )
+        save_tokenizer(self.tokenizer, path)
 
     def _ready(self) -> None:
         self.prepare_data()

@@ -3,13 +3,12 @@
 No source changes a sentence beyond the white space around it: BLEU is computed against the text that is read here.
 """
 
-import gzip
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from bdia.data.errors import DataCorruptError, DataNotFoundError
+from bdia.data.files import find, read_text
 from bdia.data.splits import SPLITS, Pair, Pairs, check_fractions, keep_some, split_pairs
 
 
@@ -27,10 +26,10 @@ class PairSource(Protocol):
 class ParallelFiles:
     """Two files per split, `<stem>.<language>`, plain or `.gz`: line n of one translates line n of the other.
 
-    They are looked for in `<data_dir>/<folder>`, then in `<data_dir>/text/<folder>`. The split is that of the files.
+    The split is that of the files.
 
     Args:
-        folder: of the files.
+        folder: of the files; a relative one is looked for in `data_dir`, in `data_dir`/text and as given.
         files: stem per split, keys "train", "val", "test".
         languages: source and target, endings of the file names.
         limit: training pairs kept; None keeps all. Fewer are part of more.
@@ -60,13 +59,14 @@ class ParallelFiles:
         """
         stems = [self.files[split] for split in SPLITS]
         names = [f"{stem}.{language}" for stem in stems for language in (self.source_language, self.target_language)]
-        folder = _find(data_dir, self.folder, f"{', '.join(names)} (plain or .gz)", "data.source.folder")
+        wanted = f"{', '.join(names)} (plain or .gz)"
+        folder = find(self.folder, data_dir, wanted, "data.source.folder", "numbers", folder=True)
         pairs = {split: self._read(folder, self.files[split], split) for split in SPLITS}
         return {**pairs, "train": keep_some(pairs["train"], self.limit, self.seed)}
 
     def _read(self, folder: Path, stem: str, split: str) -> list[Pair]:
         paths = [self._path(folder, stem, language, split) for language in (self.source_language, self.target_language)]
-        source, target = (read_lines(path) for path in paths)
+        source, target = (read_lines(path, f"data.source.files.{split}") for path in paths)
         if len(source) != len(target):
             raise DataCorruptError(
                 f"{paths[0]} has {len(source)} lines, {paths[1]} has {len(target)}: wanted equally many"
@@ -91,10 +91,10 @@ class ParallelFiles:
 class TabSeparated:
     """One file with a pair per line: columns separated by tabs, two of them sentences, as Tatoeba is handed out.
 
-    The file is looked for in `data_dir`, then in `<data_dir>/text`. Its pairs are split by `split_pairs`.
+    Its pairs are split by `split_pairs`.
 
     Args:
-        file: path below that folder, plain or `.gz`.
+        file: plain or `.gz`; a relative path is looked for in `data_dir`, in `data_dir`/text and as given.
         languages: source and target.
         columns: language of the first columns; further columns are not read.
         val_fraction, test_fraction: shares of the pairs.
@@ -124,10 +124,10 @@ class TabSeparated:
             DataNotFoundError: no such file. DataCorruptError: it cannot be read, is empty or a line lacks a column.
         """
         wanted = f"lines of {' TAB '.join(self.columns)}"
-        path = _find(data_dir, self.file, wanted, "data.source.file")
+        path = find(self.file, data_dir, wanted, "data.source.file", "numbers")
         first, second = (self.columns.index(name) for name in (self.source_language, self.target_language))
         pairs = []
-        for number, line in enumerate(read_lines(path), 1):
+        for number, line in enumerate(read_lines(path, "data.source.file"), 1):
             cells = [cell.strip() for cell in line.split("\t")[: len(self.columns)]]
             if len(cells) < len(self.columns) or not all(cells):
                 raise DataCorruptError(f"{path}, line {number} is {line!r}: wanted {wanted}")
@@ -136,34 +136,20 @@ class TabSeparated:
         return {**parts, "train": keep_some(parts["train"], self.limit, self.seed)}
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path: Path, key: str) -> list[str]:
     """Read a UTF-8 text file, plain or `.gz`: its lines without the white space around them.
 
     Raises:
-        DataCorruptError: unreadable, not UTF-8, empty, or a line is blank; names the file.
+        DataCorruptError: unreadable, not UTF-8, empty, or a line is blank; names the file and `key`, its config key.
     """
-    try:
-        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataCorruptError(f"{path} cannot be read: {error}") from error
+    text = read_text(path, way_out := f"mend it or set {key}")
     if not text.strip():
-        raise DataCorruptError(f"{path} is empty: wanted one sentence a line")
+        raise DataCorruptError(f"{path} is empty, wanted one sentence a line: {way_out}")
     # Line feeds alone end a line: str.splitlines would also cut at characters that stand inside sentences.
     lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
     if "" in lines:
-        raise DataCorruptError(f"{path}, line {lines.index('') + 1} is blank: wanted a sentence")
+        raise DataCorruptError(f"{path}, line {lines.index('') + 1} is blank, wanted a sentence: {way_out}")
     return lines
-
-
-def _find(data_dir: Path, name: str, content: str, key: str) -> Path:
-    places = [data_dir / name, data_dir / "text" / name]
-    for place in places:
-        if place.exists():
-            return place
-    raise DataNotFoundError(
-        f"neither {places[0]} nor {places[1]} was found: put {content} there, set {key}, data.data_dir or BDIA_DATA, "
-        "or take the embedded data (data=numbers)"
-    )
 
 
 def two_languages(languages: Sequence[str], there: Sequence[str] | None = None) -> tuple[str, str]:

@@ -1,10 +1,13 @@
-"""Splits of sentence pairs in which no sentence stands on two sides."""
+"""Splits in which no sentence of a pair, and no document, is in two parts."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from bdia.data.documents import Document, digest
 from bdia.data.loader import seeded_generator
 
 Pair = tuple[str, str]  # source sentence, target sentence
@@ -12,12 +15,12 @@ Pairs = dict[str, list[Pair]]  # by split: "train", "val", "test"
 SPLITS = ("train", "val", "test")
 
 
-def check_fractions(val_fraction: float, test_fraction: float) -> None:
-    """Raise ValueError unless both shares and what remains for training are positive."""
+def check_fractions(val_fraction: float, test_fraction: float, keys: str = "data.source") -> None:
+    """Raise ValueError unless both shares and what remains for training are positive; `keys`: where they are set."""
     if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
         raise ValueError(
             f"val_fraction={val_fraction}, test_fraction={test_fraction}: wanted both above 0 and a sum below 1; "
-            "set data.source.val_fraction and data.source.test_fraction"
+            f"set {keys}.val_fraction and {keys}.test_fraction"
         )
 
 
@@ -67,3 +70,36 @@ def keep_some(pairs: list[Pair], limit: int | None, seed: int) -> list[Pair]:
         raise ValueError(f"limit={limit}: wanted 1..{len(pairs)} training pairs; set data.source.limit")
     order = torch.randperm(len(pairs), generator=seeded_generator("limit", seed))
     return [pairs[number] for number in order[:limit].tolist()]
+
+
+def split_documents(
+    documents: Sequence[Document], val_fraction: float, test_fraction: float, fraction: float, seed: int
+) -> dict[str, list[Document]]:
+    """Deal documents at random to test, val and train; of those that are the same, the first is kept.
+
+    Args:
+        val_fraction, test_fraction: shares of the different documents, rounded to whole ones.
+        fraction: share of the training documents kept, at least one; a smaller share is part of a larger.
+        seed: of both choices.
+    Returns:
+        Documents of "train", "val" and "test", each in the order given.
+    Raises:
+        ValueError: a part gets none; names the config keys of `TokenDataModule`.
+    """
+    different = list({digest(document): document for document in documents}.values())
+    order = torch.randperm(len(different), generator=seeded_generator("documents", seed)).tolist()
+    chosen = {}
+    for name, share in {"test": test_fraction, "val": val_fraction}.items():
+        size = round(share * len(different))
+        if size == 0:
+            raise ValueError(
+                f"{name}_fraction={share} of {len(different)} different documents is none: raise data.{name}_fraction, "
+                "give more documents (data.source) or, for one long text, lower data.source.section"
+            )
+        chosen[name], order = order[:size], order[size:]
+    if not order:
+        raise ValueError(
+            f"none of {len(different)} documents is left for training: lower data.val_fraction, data.test_fraction"
+        )
+    chosen["train"] = order[: max(1, round(fraction * len(order)))]
+    return {name: [different[i] for i in sorted(chosen[name])] for name in SPLITS}

@@ -1,7 +1,5 @@
 """Language modelling: documents split into train, val and test, each split one stream of tokens."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +8,18 @@ from tokenizers import Tokenizer
 
 from bdia.data.documents import Document, Source
 from bdia.data.errors import DataCorruptError
-from bdia.data.loader import seeded_generator
 from bdia.data.module import TextDataModule
-from bdia.data.token_file import LARGEST_VOCABULARY, cached_splits, unigram_perplexity
-from bdia.data.tokenizer import END_OF_DOCUMENT, TokenizerBuilder, fingerprint
+from bdia.data.splits import check_fractions, split_documents
+from bdia.data.token_file import (
+    LARGEST_VOCABULARY,
+    cached_splits,
+    encoded,
+    streams_key,
+    unigram_perplexity,
+    with_ends,
+)
+from bdia.data.tokenizer import END_OF_DOCUMENT, TokenizerBuilder
 from bdia.data.windows import TokenLoader
-
-CHUNK = 256  # documents encoded at a time
 
 
 class TokenDataModule(TextDataModule):
@@ -63,15 +66,10 @@ class TokenDataModule(TextDataModule):
                 raise ValueError(f"{name}={value}: wanted at least 1; set data.{name}")
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction={fraction}: wanted 0 < fraction <= 1; set data.fraction")
-        if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
-            raise ValueError(
-                f"val_fraction={val_fraction} and test_fraction={test_fraction}: wanted both above 0 and their sum "
-                "below 1; set data.val_fraction and data.test_fraction"
-            )
+        check_fractions(val_fraction, test_fraction, "data")
         self.source, self.builder = source, tokenizer
         self.context, self.batch_size, self.eval_batch_size = context, batch_size, eval_batch_size
-        self.fraction, self.split_seed, self.seed = fraction, split_seed, seed
-        self.shares = {"test": test_fraction, "val": val_fraction}
+        self.fractions, self.split_seed, self.seed = (val_fraction, test_fraction, fraction), split_seed, seed
         self.data_dir, self.cache_dir = Path(data_dir), Path(cache_dir)
         self.document_counts: dict[str, int] = {}
         self.tokens: dict[str, np.ndarray] = {}
@@ -89,18 +87,23 @@ class TokenDataModule(TextDataModule):
         """
         if self.tokens:
             return
-        splits = self._split(self.source.documents(self.data_dir))
+        splits = split_documents(self.source.documents(self.data_dir), *self.fractions, self.split_seed)
         is_text = self.source.end_of_document is None
         tokenizer = self.builder.build(splits["train"] if is_text else [], [END_OF_DOCUMENT], self.data_dir)
         self._check_fit(tokenizer, splits)
-        folder = self.cache_dir / _key(tokenizer, splits)
-        encode = _encoded if is_text else _with_ends
+        folder = self.cache_dir / streams_key(tokenizer, splits)
+        encode = encoded if is_text else with_ends
         streams = cached_splits(
             folder, {name: lambda part=part: encode(tokenizer, part) for name, part in splits.items()}
         )
         self._check_windows(streams)
         self.document_counts = {name: len(part) for name, part in splits.items()}
         self.tokenizer, self.tokens = tokenizer, streams
+
+    @property
+    def longest(self) -> int:
+        """T, `context`."""
+        return self.context
 
     @property
     def facts(self) -> dict[str, float]:
@@ -122,25 +125,6 @@ class TokenDataModule(TextDataModule):
     def test_dataloader(self) -> TokenLoader:
         """Return test windows in stored order; what is left behind the last whole one is dropped."""
         return self._loader("test", self.eval_batch_size, None)
-
-    def _split(self, documents: Sequence[Document]) -> dict[str, list[Document]]:
-        different = list({_digest(document): document for document in documents}.values())
-        order = torch.randperm(len(different), generator=seeded_generator("documents", self.split_seed)).tolist()
-        chosen = {}
-        for name, share in self.shares.items():
-            size = round(share * len(different))
-            if size == 0:
-                raise ValueError(
-                    f"{name}_fraction={share} of {len(different)} different documents is none: raise data.{name}_"
-                    "fraction, give more documents (data.source) or, for one long text, lower data.source.section"
-                )
-            chosen[name], order = order[:size], order[size:]
-        if not order:
-            raise ValueError(
-                f"none of {len(different)} documents is left for training: lower data.val_fraction, data.test_fraction"
-            )
-        chosen["train"] = order[: max(1, round(self.fraction * len(order)))]
-        return {name: [different[i] for i in sorted(chosen[name])] for name in ("train", "val", "test")}
 
     def _check_fit(self, tokenizer: Tokenizer, splits: dict[str, list[Document]]) -> None:
         vocab_size, end = tokenizer.get_vocab_size(), tokenizer.token_to_id(END_OF_DOCUMENT)
@@ -185,28 +169,3 @@ class TokenDataModule(TextDataModule):
                 "data.context or trainer.devices"
             )
         return loader
-
-
-def _digest(document: Document) -> bytes:
-    return hashlib.sha256(document.encode() if isinstance(document, str) else document.tobytes()).digest()
-
-
-def _key(tokenizer: Tokenizer, splits: dict[str, list[Document]]) -> str:
-    """Everything the token files depend on: the tokenizer and the documents of each split, in their order."""
-    digest = hashlib.sha256(fingerprint(tokenizer).encode())
-    for name, part in splits.items():
-        digest.update(f"{name} {len(part)}".encode() + b"".join(map(_digest, part)))
-    return digest.hexdigest()[:16]
-
-
-def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[np.ndarray]:
-    end = tokenizer.token_to_id(END_OF_DOCUMENT)
-    for start in range(0, len(texts), CHUNK):
-        for encoding in tokenizer.encode_batch_fast(list(texts[start : start + CHUNK])):
-            yield np.array([*encoding.ids, end])
-
-
-def _with_ends(tokenizer: Tokenizer, documents: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    end = tokenizer.token_to_id(END_OF_DOCUMENT)
-    for document in documents:
-        yield np.append(document, end)

@@ -3,15 +3,43 @@
 import hashlib
 import json
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
+
+from bdia.data.documents import Document, digest
+from bdia.data.files import write
+from bdia.data.tokenizer import END_OF_DOCUMENT, fingerprint
 
 TOKEN = np.dtype("<u2")
 LARGEST_VOCABULARY = 2**16  # ids that fit
 SUMS = "sha256.json"
+CHUNK = 256  # documents encoded at a time
+
+
+def streams_key(tokenizer: Tokenizer, splits: dict[str, list[Document]]) -> str:
+    """Name everything the token files depend on: the tokenizer and the documents of each split, in their order."""
+    key = hashlib.sha256(fingerprint(tokenizer).encode())
+    for name, part in splits.items():
+        key.update(f"{name} {len(part)}".encode() + b"".join(map(digest, part)))
+    return key.hexdigest()[:16]
+
+
+def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[np.ndarray]:
+    """Yield the ids of each text, (n,), with that of END_OF_DOCUMENT behind them."""
+    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    for start in range(0, len(texts), CHUNK):
+        for encoding in tokenizer.encode_batch_fast(list(texts[start : start + CHUNK])):
+            yield np.array([*encoding.ids, end])
+
+
+def with_ends(tokenizer: Tokenizer, documents: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the ids of each document, (n,), with that of END_OF_DOCUMENT behind them."""
+    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    for document in documents:
+        yield np.append(document, end)
 
 
 def cached_splits(folder: Path, pieces: Mapping[str, Callable[[], Iterable[np.ndarray]]]) -> dict[str, np.ndarray]:
@@ -24,12 +52,10 @@ def cached_splits(folder: Path, pieces: Mapping[str, Callable[[], Iterable[np.nd
         Split -> (N,) uint16, mapped from the file, read-only.
     """
     if not _is_whole(folder, pieces):
-        folder.mkdir(parents=True, exist_ok=True)
-        sums = {
-            name: _write(folder / f"{name}.bin", (np.asarray(p, TOKEN) for p in make()))
-            for name, make in pieces.items()
-        }
-        _write(folder / SUMS, [json.dumps(sums).encode()])  # last: without it nothing beside it counts
+        for name, make in pieces.items():
+            write(folder / f"{name}.bin", (np.asarray(piece, TOKEN) for piece in make()))
+        sums = {name: _sha256(folder / f"{name}.bin") for name in pieces}
+        write(folder / SUMS, [json.dumps(sums).encode()])  # last: without it nothing beside it counts
     return {name: np.memmap(folder / f"{name}.bin", dtype=TOKEN, mode="r") for name in pieces}
 
 
@@ -44,20 +70,6 @@ def _is_whole(folder: Path, names: Iterable[str]) -> bool:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, pieces: Iterable[bytes | np.ndarray]) -> str:
-    """Write under a temporary name, rename, return the SHA-256."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            for piece in pieces:
-                file.write(memoryview(piece))
-        digest = _sha256(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return digest
 
 
 def token_counts(tokens: np.ndarray, vocab_size: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Protocol
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from bdia.data.errors import DataCorruptError, DataNotFoundError
+from bdia.data.files import write
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"  # of translation, ids 0, 1, 2 in a vocabulary trained here
 END_OF_DOCUMENT = "<|endoftext|>"  # of language modelling, GPT-2's name for it
@@ -110,9 +111,7 @@ def _plain_text(tokenizer: Tokenizer) -> Tokenizer:
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Write the tokenizer as JSON, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(tokenizer.to_str(), encoding="utf-8")
-    temporary.replace(path)
+    write(path, [tokenizer.to_str().encode()])
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

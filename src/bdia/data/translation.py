@@ -88,6 +88,13 @@ class TranslationDataModule(TextDataModule):
         return {**arguments, "references": references}
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest sentence of all splits, with one control token: what EOS or BOS adds to it."""
+        self._ready()
+        sides = [side for tables in self.encoded.values() for side in zip(tables, (0, 1), strict=True)]
+        return max(int(table.lengths.max()) - surplus for table, surplus in sides)
+
+    @property
     def facts(self) -> dict[str, float]:
         """Numbers of pairs; those dropped are not among the training pairs."""
         self._ready()

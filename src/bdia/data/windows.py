@@ -49,7 +49,7 @@ class TokenLoader(EpochLoader):
         """
         super().__init__()
         self.tokens, self.context, self.batch_size, self.shuffle_seed = tokens, context, batch_size, shuffle_seed
-        self.device, self.rank, self.world_size = device, rank, world_size
+        self.device, self.rank, self.world_size = torch.device(device), rank, world_size
 
     @property
     def resident_bytes(self) -> int:
@@ -87,7 +87,9 @@ class TokenLoader(EpochLoader):
         """Return (windows (B, T + 1) int64,)."""
         starts = self.offset(epoch) + chosen.numpy() * self.context
         windows = self.tokens[starts[:, None] + np.arange(self.context + 1)]
-        return (torch.from_numpy(windows.astype(np.int64)).to(self.device),)
+        batch = torch.from_numpy(windows.astype(np.int64))
+        # From pinned memory the copy runs beside the kernels that are queued; otherwise it would wait for them.
+        return (batch.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else batch,)
 
     def plan(self) -> dict[str, int | None]:
         """Number of tokens, window, batch size, seed and number of devices."""

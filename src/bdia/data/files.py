@@ -1,0 +1,64 @@
+"""Files of data: where they are looked for, how text is read, how a file is written whole or not at all."""
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from bdia.data.errors import DataCorruptError, DataNotFoundError
+
+
+def find(path: str | Path, data_dir: Path, wanted: str, key: str, embedded: str, folder: bool = False) -> Path:
+    """Return the first that is there of `data_dir`/path, `data_dir`/text/path and path.
+
+    Args:
+        path: of a file, or of a folder if `folder` is true.
+        wanted, key, embedded: what belongs there, config key of `path`, name of data without files; for the error.
+    Raises:
+        DataNotFoundError: none is; names the places.
+    """
+    places = list(dict.fromkeys([data_dir / path, data_dir / "text" / path, Path(path)]))
+    for place in places:
+        if place.is_dir() if folder else place.is_file():
+            return place
+    looked = ", ".join(str(place) for place in places)
+    raise DataNotFoundError(
+        f"{path} was not found (looked for {looked}): put {wanted} there, set {key}, data.data_dir or BDIA_DATA, or "
+        f"take the embedded data (data={embedded})"
+    )
+
+
+def read_text(path: Path, way_out: str) -> str:
+    """Read UTF-8, plain or `.gz`; a byte order mark is left out, line ends stay as they are.
+
+    Args:
+        way_out: what to do about a damaged file, the end of the error.
+    Raises:
+        DataCorruptError: unreadable or not UTF-8; names the file.
+    """
+    try:
+        data = path.read_bytes()
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataCorruptError(f"{path} is not UTF-8 ({error}): {way_out}") from error
+    except (OSError, EOFError, zlib.error) as error:  # a damaged .gz raises any of the three
+        raise DataCorruptError(f"{path} cannot be read ({error}): {way_out}") from error
+
+
+def write(path: Path, pieces: Iterable[bytes | np.ndarray]) -> None:
+    """Write the pieces one behind the other under a temporary name, then rename: `path` is whole or not there.
+
+    A failure, in `pieces` too, leaves what was there before. The folder is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            for piece in pieces:
+                file.write(memoryview(piece))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
