@@ -64,7 +64,7 @@ def test_without_the_package_or_the_network_the_way_out_is_named(tmp_path, monke
 
 
 def test_a_column_that_the_data_set_lacks_is_named_with_its_key(tmp_path, hub):
-    with pytest.raises(DataNotFoundError, match=r"KeyError: 'prose'.*data\.source\.name, split and column"):
+    with pytest.raises(DataNotFoundError, match=r"KeyError: 'prose'.*data\.source\.name, split, column"):
         HubText("some/set", count=1, column="prose").documents(tmp_path)
 
 
