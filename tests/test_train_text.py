@@ -199,6 +199,7 @@ def test_the_embedded_prose_is_predicted_far_better_than_by_word_frequencies(sta
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_trains_and_is_scored_on_a_gpu(kind, tiny_text):
     record = train(tiny_text(kind, "trainer.max_epochs=1", "trainer.accelerator=gpu"))

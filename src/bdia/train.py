@@ -180,8 +180,8 @@ def _fit_and_test(
     data.setup()
     rows += [_metric(name, value) for name, value in data.facts.items()]
     task = build_task(cfg, data.net_arguments, data.task_arguments)
-    OmegaConf.save(OmegaConf.create(recorded), run_dir / "config.yaml")
     data.save(run_dir)
+    OmegaConf.save(OmegaConf.create(recorded), run_dir / "config.yaml")
     callbacks = [*build_callbacks(cfg, run_dir), Resume()]
     loggers = build_loggers(cfg, run_dir, f"{run_dir.name}_{_stack_name(recorded)}", recorded)
     outcome = "failed"
