@@ -8,6 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 import bdia.train
@@ -22,6 +23,12 @@ NET_ARGUMENTS = {
     "bdia.tasks.Translation": {"vocab_size": 300},
     "bdia.tasks.LanguageModeling": {"vocab_size": 300},
 }
+# A data set and a model of each kind, to stand beside the file under test.
+PARTNERS = {
+    "images": ["data=digits", "model=vit_demo"],
+    "sentence pairs": ["data=numbers", "model=seq2seq_demo"],
+    "documents": ["data=pydoc", "model=gpt2_demo"],
+}
 TOKENIZER = Bytes().build([], ["<pad>", "<s>", "</s>"], Path())
 TASK_ARGUMENTS = {task: {} if "Image" in task else {"tokenizer": TOKENIZER} for task in NET_ARGUMENTS}
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -34,6 +41,16 @@ GROUP_FILES = sorted(
     for path in CONFIGS.glob("*/*.yaml")
     if path.parent.name not in ("experiment", "hydra")
 )
+
+
+def beside(group, name):
+    """The choices that a data set, a model or a tokenizer of some kind needs beside it; later ones win."""
+    if group == "tokenizer":
+        return PARTNERS["documents"]
+    if group not in ("data", "model"):
+        return []
+    kind = get_class(OmegaConf.load(CONFIGS / group / f"{name}.yaml")._target_).kind
+    return [choice for choice in PARTNERS[kind] if not choice.startswith(f"{group}=")]
 
 
 def build_all(cfg, folder):
@@ -60,8 +77,7 @@ def jobs_of(experiment):
 @pytest.mark.parametrize("choice", GROUP_FILES)
 def test_every_file_of_every_group_composes_and_builds(choice, tmp_path, monkeypatch):
     group, _, name = choice.partition("=")
-    beside = ["data=pydoc"] if group == "tokenizer" else []
-    cfg = compose_config(*beside, f"{PACKAGE.get(group, group)}={name}", *NEEDS.get(choice, []))
+    cfg = compose_config(*beside(group, name), f"{PACKAGE.get(group, group)}={name}", *NEEDS.get(choice, []))
     build_all(cfg, tmp_path)
     monkeypatch.setattr("bdia.loggers._has_key", lambda: False)
     assert len(build_loggers(cfg, tmp_path, "name", {})) == len(cfg.logger)
@@ -85,18 +101,19 @@ def test_a_models_comment_states_its_parameters(model):
     text = (CONFIGS / "model" / f"{model}.yaml").read_text()
     stated, count, kind = re.search(r"([\d,]+) parameters with ([\d,]+) (classes|tokens)", text).groups()
     name = "num_classes" if kind == "classes" else "vocab_size"
-    cfg = compose_config(f"model={model}", "stack=standard")
+    cfg = compose_config(*beside("model", model), f"model={model}", "stack=standard")
     with torch.device("meta"):
         task = build_task(cfg, {name: int(count.replace(",", ""))}, TASK_ARGUMENTS[cfg.model._target_])
     assert sum(p.numel() for p in task.net.parameters()) == int(stated.replace(",", ""))
 
 
-@pytest.mark.parametrize("choice", [("data=digits", "model=gpt2_demo"), ("data=pydoc", "model=vit_demo")])
-def test_data_and_model_of_two_kinds_are_one_clear_error(choice):
-    cfg = compose_config(*choice)
-    arguments = {"num_classes": 10} if "digits" in choice[0] else {"vocab_size": 300}
-    with pytest.raises(ValueError, match="choose data and model of one kind"):
-        build_task(cfg, arguments)
+@pytest.mark.parametrize("data", ["digits", "pydoc", "numbers"])
+@pytest.mark.parametrize("model", ["vit_demo", "gpt2_demo", "seq2seq_demo"])
+def test_data_and_model_of_two_kinds_are_one_clear_error(data, model):
+    if (data, model) in (("digits", "vit_demo"), ("pydoc", "gpt2_demo"), ("numbers", "seq2seq_demo")):
+        return
+    with pytest.raises(ValueError, match=r"data are .*, the model learns from .*: choose both of one kind"):
+        build_task(compose_config(f"data={data}", f"model={model}"), {})
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)

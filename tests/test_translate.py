@@ -110,7 +110,7 @@ def missing(path):
         (["beam=0"], "un", None, r"lines 1 to 1: beam=0: wanted at least 1"),
         (["batch_size=0"], "un", None, r"batch_size=0: wanted at least 1"),
         (["device=abacus"], "un", None, r"device=abacus: wanted cpu, or cuda"),
-        (["batch_size=2"], "a\nb\nc\n" + "x" * 70, None, r"lines 3 to 4: a sequence of 71 tokens, wanted at most 64"),
+        (["batch_size=2"], "a\nb\nc\n" + "x" * 70, None, r"line 4 has 71 tokens, wanted at most 64: split it"),
         ([], b"\xff\xfe", None, r"can't decode byte 0xff"),
         ([], "un", missing, r"checkpoint=runs/x/final\.ckpt: not found; wanted a file"),
         ([], "un", language_model, r"final\.ckpt is of LanguageModeling, wanted Translation: set checkpoint"),

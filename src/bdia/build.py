@@ -3,7 +3,6 @@
 `stack`, `optimizer` and `scheduler` are `_partial_`: the model and the task complete them.
 """
 
-import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from hydra.utils import get_class, get_method, instantiate
+from hydra.utils import get_class, instantiate
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -43,7 +42,7 @@ def build_task(
         cfg: the run's config.
         net_arguments, task_arguments: what the data module's properties of these names say.
     """
-    _check_fit(cfg, net_arguments)
+    _check_fit(cfg)
     net = instantiate(cfg.model.net, **net_arguments, _convert_="all")
     optimizer, scheduler = (instantiate(part, _convert_="all") for part in (cfg.optimizer, cfg.scheduler))
     settings = {key: value for key, value in cfg.model.items() if key != "net"}
@@ -51,15 +50,13 @@ def build_task(
     return task(net=net, optimizer=optimizer, scheduler=scheduler, seed=cfg.seed, **(task_arguments or {}))
 
 
-def _check_fit(cfg: DictConfig, net_arguments: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(get_method(cfg.model.net._target_)).parameters.values()
-    names = {parameter.name for parameter in parameters}
-    unknown = [name for name in net_arguments if name not in names]
-    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+def _check_fit(cfg: DictConfig) -> None:
+    data, task = (get_class(part._target_) for part in (cfg.data, cfg.model))
+    if data.kind != task.kind:
         raise ValueError(
-            f"data._target_={cfg.data._target_} sets {unknown[0]}, which model.net._target_={cfg.model.net._target_} "
-            "does not take: choose data and model of one kind (data=cifar10 model=vit_paper, data=numbers "
-            "model=seq2seq_demo, data=pydoc model=gpt2_demo)"
+            f"data are {data.kind} (data._target_={cfg.data._target_}), the model learns from {task.kind} "
+            f"(model._target_={cfg.model._target_}): choose both of one kind (data=cifar10 model=vit_paper, "
+            "data=numbers model=seq2seq_demo, data=pydoc model=gpt2_demo)"
         )
 
 

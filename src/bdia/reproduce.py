@@ -113,7 +113,10 @@ def run(recipe: str, asked: str | None, seeds: int, results: Path) -> int:
     torch.set_num_threads(1)
     minutes = estimate_minutes(experiment, data, seeds, "cuda" if has_gpu else "cpu", jobs)
     size = f"{len(variants)} variants x {seeds} seeds on {name}"
-    print(f"scale {scale}: {why}. {size}: about {minutes:.1f} minutes of training steps.", flush=True)
+    print(
+        f"scale {scale}: {why}. {size}: about {minutes:.1f} minutes of training steps, then start-up and evaluation.",
+        flush=True,
+    )
     code = run_sweep(sweep_command(experiment, seeds, jobs, results), one_thread=not has_gpu)
     if results.is_dir() and (records := read_records(results)):
         page = build_report(results, results)

@@ -127,9 +127,11 @@ def _run_and_record(cfg: DictConfig, recorded: dict[str, Any], sha: str, run_dir
         free_memory()
         record = replace(record, metrics=rows, signatures=signatures, wall_s=round(time.perf_counter() - clock, 3))
         path = write_record(record, Path(cfg.paths.results))
-        log.info("%s; record: %s", _test_results(record) or record.status, path)
+        again = ": the same command continues" if record.status == "interrupted" else ""
+        log.info("%s; record: %s", _test_results(record) or record.status + again, path)
     shutil.copy(path, run_dir / "record.tmp")
     (run_dir / "record.tmp").replace(run_dir / "record.json")
+    log.info("checkpoint: %s", run_dir / "final.ckpt")
     return record
 
 
@@ -188,6 +190,8 @@ def _fit_and_test(
     try:
         trainer = build_trainer(cfg, callbacks, loggers, run_dir)
         last = run_dir / "last.ckpt"
+        if last.exists():
+            log.info("continues from %s", last)
         trainer.fit(task, data, ckpt_path=last if last.exists() else None, weights_only=False)
         trainer.save_checkpoint(run_dir / "final.ckpt")  # last.ckpt may be older: callbacks.checkpoint says how often
         trainer.test(task, data, verbose=False)

@@ -45,6 +45,9 @@ def translate_lines(task: Translation, lines: Iterable[str], arguments: Argument
     """
     lines, number = iter(lines), 1
     while batch := [line.strip() for line in islice(lines, arguments.batch_size)]:
+        for place, line in enumerate(batch, number):
+            if (size := len(task.tokenizer.encode(line).ids) + 1) > task.net.longest:
+                raise ValueError(f"line {place} has {size} tokens, wanted at most {task.net.longest}: split it")
         try:
             found = task.translate(
                 batch,

@@ -61,6 +61,7 @@ class ImageDataModule(DataModule):
     train on all training images, no validation (`val_dataloader()` is empty), test once at the end.
     """
 
+    kind = "images"
     name: str
     class_names: tuple[str, ...]
     mean: tuple[float, float, float]

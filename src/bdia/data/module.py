@@ -10,7 +10,12 @@ from bdia.data.tokenizer import fingerprint, load_tokenizer, save_tokenizer
 
 
 class DataModule(LightningDataModule):
-    """Base of all data modules; `setup` may be called more than once and its loaders are `EpochLoader`s."""
+    """Base of all data modules; `setup` may be called more than once and its loaders are `EpochLoader`s.
+
+    `kind` says what a batch holds, in the word that the task which can read it has too.
+    """
+
+    kind: str
 
     @property
     def net_arguments(self) -> dict[str, Any]:

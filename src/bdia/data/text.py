@@ -31,6 +31,8 @@ class TokenDataModule(TextDataModule):
     Streams are kept in `cache_dir`, in a folder named after the tokenizer and the documents of each split.
     """
 
+    kind = "documents"
+
     def __init__(
         self,
         source: Source,

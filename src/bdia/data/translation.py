@@ -27,6 +27,8 @@ class TranslationDataModule(TextDataModule):
     `max_length`).
     """
 
+    kind = "sentence pairs"
+
     def __init__(
         self,
         source: PairSource,

@@ -13,6 +13,8 @@ Standing = tuple[Variant, Spread, float]  # a variant, our accuracy, the accurac
 
 def verdicts(experiment: Experiment) -> list[str]:
     """Return what the runs say on what the paper says of their task; [] where nothing can be compared."""
+    if experiment.name.endswith("_smoke"):
+        return ["A smoke run: too short to say anything on the paper's claims."]
     by_result = {"bleu": translation_claims, "perplexity": overfitting_claims}
     return by_result.get(experiment.result.name, image_verdicts)(experiment)
 

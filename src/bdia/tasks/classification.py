@@ -11,6 +11,8 @@ Batch = tuple[Tensor, Tensor]  # images (B, C, height, width) float32, labels (B
 class ImageClassification(Task):
     """Cross-entropy in nats and top-1 accuracy in %, per epoch and split."""
 
+    kind = "images"
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of one training batch."""
         return self._step(batch, "train")

@@ -10,6 +10,8 @@ Batch = tuple[Tensor]  # tokens (B, T + 1) int64
 class LanguageModeling(TextTask):
     """Cross-entropy of token t + 1 given tokens 0..t, nat, and perplexity."""
 
+    kind = "documents"
+
     def nll(self, batch: Batch, label_smoothing: float) -> tuple[Tensor, int]:
         """Return the summed loss of a batch and its number of predicted tokens, B * T."""
         (tokens,) = batch

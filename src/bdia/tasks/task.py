@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 class Task(LightningModule):
     """A model, its optimizer and its schedule.
 
-    `throughput` names what `StepTimer` records with `size`; `signatures` says how a metric was computed, by name.
+    `kind` says what data it learns from, as `DataModule.kind` does; `throughput` names what `StepTimer` records with
+    `size`; `signatures` says how a metric was computed, by name.
 
     Args:
         net: the model.
@@ -24,6 +25,7 @@ class Task(LightningModule):
             not depend on what ran before: an interrupted and resumed training repeats the uninterrupted one bit by bit.
     """
 
+    kind: str
     throughput = "throughput"
 
     def __init__(

@@ -27,6 +27,8 @@ class Translation(TextTask):
         settings: keywords of `TextTask`.
     """
 
+    kind = "sentence pairs"
+
     def __init__(
         self,
         references: Mapping[str, Sequence[str]] | None = None,
