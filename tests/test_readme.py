@@ -48,3 +48,7 @@ def test_the_code_block_trains():
     model = names["model"]
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert not model.training
+
+
+def test_no_figure_is_left_open():
+    assert "@@" not in README
