@@ -139,8 +139,6 @@ def _check_same_text(cfg: DictConfig, record: RunRecord) -> None:
     """Refuse a finished run whose text was another one: unlike images, text is the user's own and may have changed."""
     data = build_data(cfg)
     if isinstance(data, TextDataModule):
-        data.prepare_data()
-        data.setup()
         for name, value in data.facts.items():
             if not math.isclose(value, seen := record.final(name) or 0.0):
                 raise ValueError(
@@ -178,8 +176,6 @@ def _fit_and_test(
     """Seed first, then build, fit, test; what was measured goes into `rows` and `signatures` even if this raises."""
     seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
-    data.prepare_data()
-    data.setup()
     rows += [_metric(name, value) for name, value in data.facts.items()]
     task = build_task(cfg, data.net_arguments, data.task_arguments)
     data.save(run_dir)

@@ -164,14 +164,9 @@ class ImageDataModule(DataModule):
         return kept
 
     def _loader(self, split: str, batch_size: int, shuffle_seed: int | None, augmentation: tuple) -> ResidentLoader:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        # Lightning's own numbers: with tensor parallelism the ranks of one group share their images.
-        shares = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
-        images, labels = (tensor.to(device) for tensor in self.splits[split])
-        transform = Compose(*augmentation, Normalize(self.mean, self.std, device))
-        return ResidentLoader(
-            images, labels, batch_size, shuffle_seed, transform, shares["rank"], shares["num_replicas"]
-        )
+        images, labels = (tensor.to(self._device) for tensor in self.splits[split])
+        transform = Compose(*augmentation, Normalize(self.mean, self.std, self._device))
+        return ResidentLoader(images, labels, batch_size, shuffle_seed, transform, **self._share)
 
 
 def _select(arrays: tuple[Tensor, Tensor], chosen: Tensor) -> tuple[Tensor, Tensor]:

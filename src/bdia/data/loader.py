@@ -112,16 +112,53 @@ class EpochLoader(ABC):
         return resume["batch"]
 
 
-class ResidentLoader(EpochLoader):
+class DealtLoader(EpochLoader):
+    """A loader of items that are all alike, dealt out to ranks.
+
+    Training (`shuffle_seed` an int): every rank takes every `world_size`-th item of one permutation, which wraps
+    around so that all ranks have equally many; batches hold `batch_size` items, the last one what is left.
+    Evaluation (`shuffle_seed=None`): stored order, each item on exactly one rank; all ranks have the same *number* of
+    batches, because a sharded model on one rank would otherwise wait for the others for ever.
+
+    Args:
+        batch_size: items per batch *and rank*; the largest batch in evaluation.
+        shuffle_seed: seed of the order; None for evaluation.
+        rank, world_size: this process among those that share the items.
+    """
+
+    def __init__(self, batch_size: int, shuffle_seed: int | None, rank: int, world_size: int) -> None:
+        super().__init__()
+        self.batch_size, self.shuffle_seed = batch_size, shuffle_seed
+        self.rank, self.world_size = rank, world_size
+
+    @property
+    @abstractmethod
+    def items(self) -> int:
+        """Count the items of one epoch, all ranks together."""
+
+    def __len__(self) -> int:
+        """Count the batches of one epoch; the same on every rank and in every epoch."""
+        return math.ceil(math.ceil(self.items / self.world_size) / self.batch_size)
+
+    def batch_indices(self, epoch: int) -> Sequence[Tensor]:
+        """Return the item numbers of each of this rank's batches in an epoch, on the CPU."""
+        count = self.items
+        if self.shuffle_seed is None:
+            return torch.arange(self.rank, count, self.world_size).tensor_split(len(self))
+        order = torch.randperm(count, generator=seeded_generator("order", self.shuffle_seed, epoch))
+        places = torch.arange(self.rank, math.ceil(count / self.world_size) * self.world_size, self.world_size)
+        return order[places % count].split(self.batch_size)
+
+    def plan(self) -> dict[str, Any]:
+        """Batch size, seed and number of devices."""
+        return {"batch_size": self.batch_size, "shuffle_seed": self.shuffle_seed, "world_size": self.world_size}
+
+
+class ResidentLoader(DealtLoader):
     """Iterate over resident uint8 images as normalised float32 batches, repeatably and resumably.
 
     The order depends on (shuffle_seed, epoch) and the augmentation on (shuffle_seed, epoch, batch index, rank), never
     on how many random numbers anything else drew. So a run resumed in mid-epoch sees bit-identical batches.
-
-    Training (`shuffle_seed` an int): every rank takes every `world_size`-th image of one permutation, which wraps
-    around so that all ranks have equally many; batches hold `batch_size` images, the last one what is left.
-    Evaluation (`shuffle_seed=None`): stored order, each image on exactly one rank; all ranks have the same *number* of
-    batches, because a sharded model on one rank would otherwise wait for the others for ever.
     """
 
     plan_keys = "data.batch_size, data.seed, data.train_per_class, data.val_fraction"
@@ -141,46 +178,35 @@ class ResidentLoader(EpochLoader):
         Args:
             images: (N, 3, 32, 32) uint8, on the device where batches are wanted.
             labels: (N,) int64, on the same device.
-            batch_size: images per batch *and rank*; the largest batch in evaluation.
+            batch_size, rank, world_size: as in `DealtLoader`.
             shuffle_seed: seed of order and augmentation; None for evaluation.
             transform: `(uint8 batch, generator) -> float32 batch`; the generator is None in evaluation.
-            rank, world_size: this process among those that share the images.
         """
-        super().__init__()
-        self.images, self.labels = images, labels
-        self.batch_size, self.shuffle_seed, self.transform = batch_size, shuffle_seed, transform
-        self.rank, self.world_size = rank, world_size
+        super().__init__(batch_size, shuffle_seed, rank, world_size)
+        self.images, self.labels, self.transform = images, labels, transform
 
     @property
     def resident_bytes(self) -> int:
         """Bytes of images and labels held on the device."""
         return self.images.nbytes + self.labels.nbytes
 
-    def __len__(self) -> int:
-        """Count the batches of one epoch; the same on every rank."""
-        return math.ceil(math.ceil(len(self.images) / self.world_size) / self.batch_size)
+    @property
+    def items(self) -> int:
+        """Count the images."""
+        return len(self.images)
 
-    def batch_indices(self, epoch: int) -> tuple[Tensor, ...]:
-        """Return the image numbers of each of this rank's batches in an epoch, on the device of the images."""
-        count = len(self.images)
-        if self.shuffle_seed is None:
-            return torch.arange(self.rank, count, self.world_size, device=self.images.device).tensor_split(len(self))
-        order = torch.randperm(count, generator=seeded_generator("order", self.shuffle_seed, epoch))
-        places = torch.arange(self.rank, math.ceil(count / self.world_size) * self.world_size, self.world_size)
-        return order[places % count].to(self.images.device).split(self.batch_size)
+    def batch_indices(self, epoch: int) -> Sequence[Tensor]:
+        """Return the image numbers of each batch on the device of the images: one copy an epoch."""
+        batches = super().batch_indices(epoch)
+        return torch.cat(batches).to(self.images.device).split([len(batch) for batch in batches])
 
     def collate(self, chosen: Tensor, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Return (images (B, 3, 32, 32) float32, labels (B,) int64)."""
         return self.transform(self.images[chosen], self._batch_generator(epoch, index)), self.labels[chosen]
 
-    def plan(self) -> dict[str, int | None]:
-        """Number of images, batch size, seed and number of devices."""
-        return {
-            "images": len(self.images),
-            "batch_size": self.batch_size,
-            "shuffle_seed": self.shuffle_seed,
-            "world_size": self.world_size,
-        }
+    def plan(self) -> dict[str, Any]:
+        """Number of images too."""
+        return {"images": len(self.images), **super().plan()}
 
     def _batch_generator(self, epoch: int, index: int) -> torch.Generator | None:
         if self.shuffle_seed is None:

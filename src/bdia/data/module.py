@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 from tokenizers import Tokenizer
 
@@ -29,11 +30,23 @@ class DataModule(LightningDataModule):
 
     @property
     def facts(self) -> dict[str, float]:
-        """Numbers about the data for the run's record, keys of `bdia.results.record.UNITS`; known after setup()."""
+        """Numbers about the data for the run's record, keys of `bdia.results.record.UNITS`; text is read for them."""
         return {}
 
     def save(self, folder: Path) -> None:
         """Write beside the checkpoint what a trained model cannot be used without."""
+
+    @property
+    def _device(self) -> torch.device:
+        """Where batches are wanted."""
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+    @property
+    def _share(self) -> dict[str, int]:
+        """Rank and world_size among the processes that share the items of an epoch."""
+        # Lightning's own numbers: with tensor parallelism the ranks of one group share their items.
+        found = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
+        return {"rank": found["rank"], "world_size": found["num_replicas"]}
 
 
 class TextDataModule(DataModule):

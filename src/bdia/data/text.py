@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer
 
 from bdia.data.documents import Document, Source
@@ -110,6 +109,7 @@ class TokenDataModule(TextDataModule):
     @property
     def facts(self) -> dict[str, float]:
         """Tokens and documents of each split; perplexity of all validation tokens under training frequencies."""
+        self._ready()
         sizes = {f"{name}_tokens": len(stream) for name, stream in self.tokens.items()}
         counts = {f"{name}_documents": count for name, count in self.document_counts.items()}
         vocab_size = self.tokenizer.get_vocab_size()
@@ -160,14 +160,10 @@ class TokenDataModule(TextDataModule):
                 )
 
     def _loader(self, split: str, batch_size: int, shuffle_seed: int | None) -> TokenLoader:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        # Lightning's own numbers: with tensor parallelism the ranks of one group share their windows.
-        shares = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
-        tokens, rank, world_size = self.tokens[split], shares["rank"], shares["num_replicas"]
-        loader = TokenLoader(tokens, self.context, batch_size, shuffle_seed, device, rank, world_size)
-        if loader.windows < world_size:
+        loader = TokenLoader(self.tokens[split], self.context, batch_size, shuffle_seed, self._device, **self._share)
+        if loader.items < loader.world_size:
             raise ValueError(
-                f"{split} has {loader.windows} windows, wanted one for each of {world_size} devices: lower "
+                f"{split} has {loader.items} windows, wanted one for each of {loader.world_size} devices: lower "
                 "data.context or trainer.devices"
             )
         return loader

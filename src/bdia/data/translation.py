@@ -145,8 +145,7 @@ class TranslationDataModule(TextDataModule):
             raise ValueError(
                 f"{self.trainer.world_size} devices: translation batches are not shared out, set trainer.devices=1"
             )
-        device = self.trainer.strategy.root_device if self.trainer else "cpu"
-        source, target = (side.to(device) for side in self.encoded[split])
+        source, target = (side.to(self._device) for side in self.encoded[split])
         return BucketLoader(source, target, budget, shuffle_seed, budget_key)
 
 
