@@ -6,10 +6,11 @@ from functools import partial
 import pytest
 import torch
 
+import bdia.cli
 import bdia.generate
-import bdia.models.sampling
 from bdia.data.tokenizer import BOS, END_OF_DOCUMENT, EOS, PAD, Bytes
 from bdia.generate import BETWEEN_SAMPLES
+from bdia.models import Gpt2
 from bdia.models.sampling import generate
 from bdia.tasks import LanguageModeling, Translation
 from text_models import small_gpt2, small_seq2seq
@@ -36,7 +37,7 @@ def write(task, monkeypatch, capfd):
     """write(*arguments): (exit code, standard output, standard error)."""
 
     def call(*arguments, loaded=lambda path: task):
-        monkeypatch.setattr(bdia.generate, "load_run", loaded)
+        monkeypatch.setattr(bdia.cli, "load_run", loaded)
         code = 0
         try:
             bdia.generate.main(["checkpoint=runs/x/final.ckpt", *arguments])
@@ -89,7 +90,7 @@ def test_an_empty_prompt_begins_a_new_document(task, write, monkeypatch):
 def test_a_document_may_end_early_and_its_end_is_not_shown(task, write, monkeypatch):
     stop = task.tokenizer.token_to_id(END_OF_DOCUMENT)
     coming = iter([*task.tokenizer.encode("c").ids, stop])
-    monkeypatch.setattr(bdia.models.sampling, "_last_logits", lambda *args: torch.eye(257)[[next(coming)]])
+    monkeypatch.setattr(Gpt2, "logits", lambda *args: torch.eye(257)[[next(coming)]])
     assert write("prompt=ab", "new_tokens=9", "temperature=0")[:2] == (0, "abc\n")
 
 

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+import bdia.cli
 import bdia.translate
 from bdia.data.tokenizer import BOS, END_OF_DOCUMENT, EOS, PAD, Bytes
 from bdia.tasks import LanguageModeling, Translation
@@ -29,11 +30,11 @@ def task():
 @pytest.fixture
 def translate(task, monkeypatch, capfd):
     """translate(text, *arguments): (exit code, standard output, standard error)."""
-    monkeypatch.setattr(bdia.translate, "load_run", lambda path: task)
+    monkeypatch.setattr(bdia.cli, "load_run", lambda path: task)
 
     def call(text, *arguments, loaded=None):
         if loaded is not None:
-            monkeypatch.setattr(bdia.translate, "load_run", loaded)
+            monkeypatch.setattr(bdia.cli, "load_run", loaded)
         data = text if isinstance(text, bytes) else text.encode()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="ascii"))
         code = 0

@@ -1,8 +1,9 @@
-"""What the commands for trained models share: `key=value` arguments, and errors of one line."""
+"""What the commands for trained models share: `key=value` arguments, errors of one line, opening a run."""
 
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -10,6 +11,9 @@ import yaml
 from hydra.errors import InstantiationException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from bdia.build import load_run
+from bdia.tasks import Task
 
 Arguments = TypeVar("Arguments")
 
@@ -64,6 +68,24 @@ def _read_value(defaults: Any, key: str, text: str) -> Any:
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         kind = next(field.type for field in dataclasses.fields(defaults) if field.name == key)
         raise ValueError(f"{key}={text}: wanted {getattr(kind, '__name__', kind)}; set {key}") from error
+
+
+def open_run(checkpoint: str, kind: type[Task], device: str, way_out: str) -> Task:
+    """Return the trained task of a checkpoint, on the device.
+
+    Args:
+        kind: class of task that the command can use.
+        way_out: what to do with another one, the end of the error.
+    Raises:
+        ValueError: another task, or no such device; and what `load_run` raises.
+    """
+    place = read_device(device)
+    task = load_run(Path(checkpoint))
+    if not isinstance(task, kind):
+        raise ValueError(
+            f"checkpoint={checkpoint} is of {type(task).__name__}, wanted {kind.__name__}: set checkpoint to {way_out}"
+        )
+    return task.to(place)
 
 
 def read_device(name: str) -> torch.device:

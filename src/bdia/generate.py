@@ -16,14 +16,12 @@ Usage: python -m bdia.generate checkpoint=runs/<experiment>/<run>/final.ckpt [pr
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from omegaconf import MISSING
 from tokenizers import Tokenizer
 
-from bdia.build import load_run
-from bdia.cli import command, read_device
+from bdia.cli import command, open_run
 from bdia.data.tokenizer import END_OF_DOCUMENT
 from bdia.models.sampling import generate
 from bdia.tasks import LanguageModeling, Task
@@ -78,15 +76,10 @@ def _prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 def run(arguments: Arguments) -> None:
     """Write the texts to standard output."""
-    device = read_device(arguments.device)
-    task = load_run(Path(arguments.checkpoint))
-    if not isinstance(task, LanguageModeling):
-        raise ValueError(
-            f"checkpoint={arguments.checkpoint} is of {type(task).__name__}, wanted LanguageModeling: set checkpoint "
-            "to a language model's run; python -m bdia.translate reads a translation run's"
-        )
+    way_out = "a language model's run; python -m bdia.translate reads a translation run's"
+    task = open_run(arguments.checkpoint, LanguageModeling, arguments.device, way_out)
     sys.stdout.reconfigure(encoding="utf-8")
-    print(f"\n{BETWEEN_SAMPLES}\n".join(sample_texts(task.to(device), arguments)))
+    print(f"\n{BETWEEN_SAMPLES}\n".join(sample_texts(task, arguments)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,12 +16,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from omegaconf import MISSING
 
-from bdia.build import load_run
-from bdia.cli import command, read_device
+from bdia.cli import command, open_run
 from bdia.tasks import Translation
 
 
@@ -65,16 +63,11 @@ def run(arguments: Arguments) -> None:
     """Translate standard input to standard output."""
     if arguments.batch_size < 1:
         raise ValueError(f"batch_size={arguments.batch_size}: wanted at least 1 line; set batch_size")
-    device = read_device(arguments.device)
-    task = load_run(Path(arguments.checkpoint))
-    if not isinstance(task, Translation):
-        raise ValueError(
-            f"checkpoint={arguments.checkpoint} is of {type(task).__name__}, wanted Translation: set checkpoint to a "
-            "translation run's; python -m bdia.generate reads a language model's"
-        )
+    way_out = "a translation run's; python -m bdia.generate reads a language model's"
+    task = open_run(arguments.checkpoint, Translation, arguments.device, way_out)
     sys.stdin.reconfigure(encoding="utf-8", newline="\n")  # only \n ends a line, as for wc and paste
     sys.stdout.reconfigure(encoding="utf-8")
-    for line in translate_lines(task.to(device), sys.stdin, arguments):
+    for line in translate_lines(task, sys.stdin, arguments):
         print(line, flush=True)
 
 

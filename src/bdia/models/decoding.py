@@ -46,7 +46,7 @@ def beam_search(
     _check(net, max_length, beam, length_penalty)
     if not len(source):
         return []
-    longest = len(net.positions) - 1  # the input is BOS and the translation
+    longest = net.longest - 1  # the input is BOS and the translation
     limits = (2 * (source != net.pad_id).sum(dim=1) + 20).clamp(max=longest)
     if max_length is not None:
         limits = torch.full_like(limits, max_length)
@@ -63,7 +63,7 @@ def beam_search(
 
 
 def _check(net: Seq2SeqTransformer, max_length: int | None, beam: int, length_penalty: float) -> None:
-    longest = len(net.positions) - 1
+    longest = net.longest - 1
     if net.training:
         raise ValueError("the net is in training mode, wanted eval mode: call net.eval() first")
     if beam < 1:

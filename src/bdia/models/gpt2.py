@@ -101,9 +101,13 @@ class Gpt2(nn.Module):
             cache.length = end
         return self.join(self.blocks(x, cache=cache))
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        return nn.functional.linear(hidden, self.tokens.weight)
+
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each of tokens (B, T) int64."""
-        return nn.functional.linear(self.hidden(tokens, cache), self.tokens.weight)
+        return self.logits(self.hidden(tokens, cache))
 
     def nll(self, inputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, int]:
         """Return the cross-entropy, nat, summed over the labels, and their number; both (B, T) int64."""

@@ -38,7 +38,7 @@ def generate(
     cache, step = KeyValueCache(), tokens
     ended = torch.zeros(len(tokens), 1, dtype=torch.bool, device=tokens.device)
     for _ in range(new_tokens):
-        logits = _last_logits(net, step, cache)
+        logits = net.logits(net.hidden(step, cache)[:, -1]).float()
         step = _choose(logits, temperature, top_k, top_p, generator)
         if stop_id is not None:
             step = step.masked_fill(ended, stop_id)
@@ -47,11 +47,6 @@ def generate(
         if ended.all():
             break
     return tokens
-
-
-def _last_logits(net: Gpt2, tokens: Tensor, cache: KeyValueCache) -> Tensor:
-    """Return the float32 logits (B, V) after the last of tokens."""
-    return torch.nn.functional.linear(net.hidden(tokens, cache)[:, -1], net.tokens.weight).float()
 
 
 def likeliest(logits: Tensor, top_k: int | None, top_p: float | None) -> tuple[Tensor, Tensor]:
@@ -98,7 +93,7 @@ def _check(
         raise ValueError(f"top_k={top_k}: wanted at least 1 token, or null for all; set top_k")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}: wanted above 0 and at most 1, or null for all tokens; set top_p")
-    needed, there = tokens.shape[1] + new_tokens - 1, net.positions.num_embeddings  # the last token is not read
+    needed, there = tokens.shape[1] + new_tokens - 1, net.longest  # the last token is not read
     if needed > there:
         raise ValueError(
             f"{tokens.shape[1]} tokens and {new_tokens} new ones need {needed} positions, the net has {there}: set "
