@@ -20,7 +20,7 @@ class PeakMemory(Measurement):
     allocate (`StorageMeter`). Both include parameters and optimizer state, as the paper does. On CUDA the total also
     includes the resident data set, which is recorded beside it. Activations are what is left: stored and recomputed
     activations, their gradients and temporaries, side information (and, on CUDA, parameter gradients at the peak).
-    On the CPU what a module with a `memory_category` allocates (the loss head: logits, softmax and their gradients) is
+    On the CPU what a module with a `memory_category` allocates (the loss head: logits, the gradients it makes) is
     recorded under that name as well; it is part of the activations.
 
     Args:

@@ -41,7 +41,7 @@ UNITS = {
     "peak_gradients": "MiB",
     "peak_optimizer": "MiB",
     "peak_activations": "MiB",
-    "peak_loss_head": "MiB",  # of peak_activations: logits, softmax and their gradients
+    "peak_loss_head": "MiB",  # of peak_activations: logits and the gradients that the head makes, its weight's too
     "peak_other": "MiB",
     "step_time": "ms",
     "epoch_time": "s",

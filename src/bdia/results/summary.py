@@ -71,14 +71,8 @@ def _short(spread: Spread | None, digits: int = 2) -> str:
 
 
 def _unigram_cell(variant: Variant) -> str:
-    found = variant.spread_of(_unigram)
+    found = variant.spread("unigram_perplexity")
     return f"{found.mean:,.1f}" if found else NONE  # of the data: seeds do not change it
-
-
-def _unigram(record: RunRecord) -> float | None:
-    """Return the perplexity of the training tokens' frequencies, whichever split it is recorded under."""
-    found = (record.final("unigram_perplexity", split) for split in (None, "val", "test"))
-    return next((value for value in found if value is not None), None)
 
 
 def _step_of_best(variant: Variant) -> str:

@@ -55,6 +55,7 @@ class TextTask(Task):
                 f"label_smoothing={label_smoothing}: wanted at least 0 and below 1; set model.label_smoothing"
             )
         self.tokenizer, self.label_smoothing = tokenizer, label_smoothing
+        self.fingerprint = fingerprint(tokenizer)
         metrics = {f"{split}/loss": TokenMean() for split in ("train", "val", "test")}
         metrics |= {f"{split}/perplexity": Perplexity() for split in ("val", "test")}
         self.metrics = nn.ModuleDict(metrics)
@@ -99,7 +100,7 @@ class TextTask(Task):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the tokenizer's fingerprint too."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["tokenizer"] = fingerprint(self.tokenizer)
+        checkpoint["tokenizer"] = self.fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose token numbers mean other words.
@@ -108,9 +109,10 @@ class TextTask(Task):
             ValueError: the checkpoint was trained with another tokenizer.
         """
         super().on_load_checkpoint(checkpoint)
-        saved, own = checkpoint.get("tokenizer"), fingerprint(self.tokenizer)
-        if saved != own:
+        saved = checkpoint.get("tokenizer")
+        if saved != self.fingerprint:
             raise ValueError(
-                f"the checkpoint was trained with the tokenizer {str(saved)[:8]}, this one is {own[:8]}: use the "
-                "tokenizer.json beside the checkpoint, or the data.source and data.tokenizer that it was built from"
+                f"the checkpoint was trained with the tokenizer {str(saved)[:8]}, this one is {self.fingerprint[:8]}: "
+                "use the tokenizer.json beside the checkpoint, or the data.source and data.tokenizer that it was built "
+                "from"
             )
