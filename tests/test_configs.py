@@ -156,7 +156,7 @@ def test_the_paper_experiments_train_as_the_paper_says():
     [
         (["stack=standard", "stack.bits=7"], r"Key 'bits' is not in struct"),
         (["stack=checkpoint", "gamma@stack.gamma=quarter"], r"Could not override 'gamma@stack.gamma'"),
-        (["stack=revvit", "stack.keep_last=2"], r"Key 'keep_last' is not in struct"),
+        (["stack=revvit", "stack.keep=2"], r"Key 'keep' is not in struct"),
         (["stack=revvit", "gamma@stack.gamma=quarter"], r"Could not override 'gamma@stack.gamma'"),
         (["optimizer=adamw", "optimizer.eps_inside=1"], r"Key 'eps_inside' is not in struct"),
         (["stack=nonesuch"], r"Could not find 'stack/nonesuch'"),
@@ -180,7 +180,7 @@ def test_a_law_without_inverse_is_refused_with_the_key_to_change(gamma):
     [
         ("stack.bits=99", "stack.bits"),
         ("stack.backward=maybe", "stack.backward"),
-        ("stack.keep_last=-1", "stack.keep_last"),
+        ("stack.keep=-1", "stack.keep"),
         ("model.net.patch_size=5", "model.net.patch_size"),
     ],
 )

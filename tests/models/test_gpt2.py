@@ -22,19 +22,19 @@ def batch():
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-@pytest.mark.parametrize("keep_last", [0, 1])
+@pytest.mark.parametrize("keep", [0, 1])
 @pytest.mark.parametrize("loss_chunk", [None, 5])
-def test_reversible_gradients_equal_stored_gradients_bit_for_bit(depth, keep_last, loss_chunk):
+def test_reversible_gradients_equal_stored_gradients_bit_for_bit(depth, keep, loss_chunk):
     options = {"depth": depth, "dropout": 0.1, "attention_dropout": 0.1, "loss_chunk": loss_chunk}
     wanted = gradients(small_gpt2(bdia(backward="stored"), **options), *batch())
-    assert_equal_gradients(gradients(small_gpt2(bdia(keep_last=keep_last), **options), *batch()), wanted)
+    assert_equal_gradients(gradients(small_gpt2(bdia(keep=keep), **options), *batch()), wanted)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-@pytest.mark.parametrize("keep_last", [0, 1])
-def test_checkpointed_gradients_equal_standard_gradients_bit_for_bit(depth, keep_last):
+@pytest.mark.parametrize("keep", [0, 1])
+def test_checkpointed_gradients_equal_standard_gradients_bit_for_bit(depth, keep):
     wanted = gradients(small_gpt2(depth=depth, dropout=0.1), *batch())
-    stack = lambda blocks: CheckpointStack(blocks, keep_last)  # noqa: E731
+    stack = lambda blocks: CheckpointStack(blocks, keep)  # noqa: E731
     assert_equal_gradients(gradients(small_gpt2(stack, depth=depth, dropout=0.1), *batch()), wanted)
 
 

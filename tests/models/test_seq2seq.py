@@ -29,19 +29,19 @@ def depths(encoder, decoder):
 
 
 @pytest.mark.parametrize("depth", [(1, 1), (1, 2), (2, 3), (3, 2), (4, 4)], ids=str)
-@pytest.mark.parametrize("keep_last", [0, 1])
+@pytest.mark.parametrize("keep", [0, 1])
 @pytest.mark.parametrize("embeddings", ["shared", "separate"])
-def test_reversible_gradients_equal_stored_gradients_bit_for_bit(depth, keep_last, embeddings):
+def test_reversible_gradients_equal_stored_gradients_bit_for_bit(depth, keep, embeddings):
     options = depths(*depth) | {"embeddings": embeddings, "loss_chunk": 5}
     wanted = gradients(small_seq2seq(bdia(backward="stored"), **options), *batch(), label_smoothing=0.1)
-    found = gradients(small_seq2seq(bdia(keep_last=keep_last), **options), *batch(), label_smoothing=0.1)
+    found = gradients(small_seq2seq(bdia(keep=keep), **options), *batch(), label_smoothing=0.1)
     assert_equal_gradients(found, wanted)
     assert sum(name.startswith("encoder.") for name in found) == depth[0] * 12
 
 
-@pytest.mark.parametrize("keep_last", [0, 1])
-def test_checkpointed_gradients_equal_standard_gradients_bit_for_bit(keep_last):
-    stack = lambda blocks: CheckpointStack(blocks, keep_last)  # noqa: E731
+@pytest.mark.parametrize("keep", [0, 1])
+def test_checkpointed_gradients_equal_standard_gradients_bit_for_bit(keep):
+    stack = lambda blocks: CheckpointStack(blocks, keep)  # noqa: E731
     wanted = gradients(small_seq2seq(**depths(2, 3)), *batch())
     assert_equal_gradients(gradients(small_seq2seq(stack, **depths(2, 3)), *batch()), wanted)
 

@@ -18,11 +18,11 @@ def on_gpu(depth, dropout=0.0, width=None):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("keep_last", [0, 1])
-def test_gradients_on_cuda_equal_the_stored_ones_bit_for_bit(dropout, keep_last):
+@pytest.mark.parametrize("keep", [0, 1])
+def test_gradients_on_cuda_equal_the_stored_ones_bit_for_bit(dropout, keep):
     blocks, x = on_gpu(5, dropout), make_tokens().detach().cuda().requires_grad_()
     wanted = gradients(BdiaStack(blocks, backward="stored"), x)
-    assert_bit_equal(gradients(BdiaStack(blocks, keep_last=keep_last), x), wanted)
+    assert_bit_equal(gradients(BdiaStack(blocks, keep=keep), x), wanted)
 
 
 @pytest.mark.parametrize("stack", [BdiaStack, lambda blocks: RevVitStack(blocks, 9)])

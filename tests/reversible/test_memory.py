@@ -38,9 +38,9 @@ def bits_per_activation_and_block(make):
 
 
 @pytest.mark.parametrize(("value", "side_bits"), [("1/2", 1), ("1/4", 2), ("3/5", 3), ("1", 0)])
-@pytest.mark.parametrize("keep_last", [0, 1])
-def test_a_bdia_block_holds_its_side_information_and_nothing_else(value, side_bits, keep_last):
-    found = bits_per_activation_and_block(lambda blocks: BdiaStack(blocks, TwoPoint(value), keep_last=keep_last))
+@pytest.mark.parametrize("keep", [0, 1])
+def test_a_bdia_block_holds_its_side_information_and_nothing_else(value, side_bits, keep):
+    found = bits_per_activation_and_block(lambda blocks: BdiaStack(blocks, TwoPoint(value), keep=keep))
     assert side_bits <= found < side_bits + 0.2
 
 
@@ -66,7 +66,7 @@ def test_depth_adds_nothing_to_revvit():
 
 
 def test_bdia_holds_two_streams_beside_side_information_and_kept_blocks():
-    assert held(lambda blocks: BdiaStack(blocks, keep_last=0), 8) < 2 * FLOATS + 8 * 1.2 * N / 8
+    assert held(lambda blocks: BdiaStack(blocks, keep=0), 8) < 2 * FLOATS + 8 * 1.2 * N / 8
 
 
 def test_the_peak_of_a_training_step_hardly_grows_with_depth():
@@ -101,7 +101,7 @@ def test_states_are_released_during_backward(frozen):
     blocks = [Call(lambda self, x: Probe.apply(bend(self, x)), SHAPE[-1]) for _ in range(10)]
     for block in blocks[:frozen]:
         block.requires_grad_(False)
-    stack, x = BdiaStack(blocks, keep_last=0), torch.zeros(SHAPE)
+    stack, x = BdiaStack(blocks, keep=0), torch.zeros(SHAPE)
     with LiveStorages(stack, x) as live:
         stack(x).sum().backward()
     assert len(seen) == 10 - frozen
@@ -110,7 +110,7 @@ def test_states_are_released_during_backward(frozen):
 
 STACKS = {
     "bdia": lambda blocks: BdiaStack(blocks),
-    "bdia keep 0": lambda blocks: BdiaStack(blocks, keep_last=0),
+    "bdia keep 0": lambda blocks: BdiaStack(blocks, keep=0),
     "bdia stored": lambda blocks: BdiaStack(blocks, backward="stored"),
     "bdia float": lambda blocks: BdiaStack(blocks, bits=None),
     "checkpoint": CheckpointStack,

@@ -25,19 +25,19 @@ from torch.utils.checkpoint import checkpoint
 from bdia.reversible import BdiaStack, CheckpointStack, Constant, Discrete, RevVitStack, StandardStack, TwoPoint
 
 
-def compare(blocks, x, *args, gamma=HALF, bits=9, keep_last=1, **kwargs):
+def compare(blocks, x, *args, gamma=HALF, bits=9, keep=1, **kwargs):
     """Assert that reversible and stored training of the same blocks agree in output and every gradient."""
     wanted = gradients(BdiaStack(blocks, gamma, bits, backward="stored"), x, *args, **kwargs)
-    found = gradients(BdiaStack(blocks, gamma, bits, keep_last), x, *args, **kwargs)
+    found = gradients(BdiaStack(blocks, gamma, bits, keep), x, *args, **kwargs)
     assert_bit_equal(found, wanted)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 5, 8])  # both parities: a known reversible code base is wrong at odd depth
-@pytest.mark.parametrize("keep_last", [0, 1, 2])
+@pytest.mark.parametrize("keep", [0, 1, 2])
 @pytest.mark.parametrize(("dropout", "drop_path"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.2)])
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
-def test_reversible_gradients_equal_stored_gradients_bit_for_bit(depth, keep_last, dropout, drop_path, autocast):
-    compare(make_blocks(depth, dropout, drop_path), make_tokens(), keep_last=keep_last, autocast=autocast)
+def test_reversible_gradients_equal_stored_gradients_bit_for_bit(depth, keep, dropout, drop_path, autocast):
+    compare(make_blocks(depth, dropout, drop_path), make_tokens(), keep=keep, autocast=autocast)
 
 
 LAWS = {
@@ -54,9 +54,9 @@ LAWS = {
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("bits", [5, 9, 12])
-@pytest.mark.parametrize("keep_last", [0, 1])
-def test_gradients_are_exact_for_every_law_and_grid(law, bits, keep_last):
-    compare(make_blocks(5, 0.1), make_tokens(), gamma=LAWS[law], bits=bits, keep_last=keep_last)
+@pytest.mark.parametrize("keep", [0, 1])
+def test_gradients_are_exact_for_every_law_and_grid(law, bits, keep):
+    compare(make_blocks(5, 0.1), make_tokens(), gamma=LAWS[law], bits=bits, keep=keep)
 
 
 @pytest.mark.parametrize("sign", ["1/2", "-1/2", "-1"])
@@ -88,18 +88,18 @@ def test_the_memory_layout_of_the_input_does_not_matter(layout):
 def test_more_samples_than_one_slice_of_the_step(monkeypatch):
     monkeypatch.setattr("bdia.reversible.tape.SLICE_ELEMENTS", {"cpu": 2 * T * D})
     x = make_tokens(shape=(7, T, D))  # slices of 2, 2, 2 and 1 samples
-    compare(make_blocks(5, 0.1), x, gamma=TwoPoint("3/5"), keep_last=0)
+    compare(make_blocks(5, 0.1), x, gamma=TwoPoint("3/5"), keep=0)
 
 
 # --- extra block inputs ---
 
 
-@pytest.mark.parametrize("keep_last", [0, 1])
-def test_extra_block_inputs_receive_their_gradients(keep_last):
+@pytest.mark.parametrize("keep", [0, 1])
+def test_extra_block_inputs_receive_their_gradients(keep):
     context, bias = make_tokens(2), make_tokens(3)
     mask = torch.ones(T, T, dtype=torch.bool).tril()
     x, blocks = make_tokens(), make_blocks(5, 0.1)
-    compare(blocks, x, context, mask=mask, bias=bias, extra=[context, bias], keep_last=keep_last)
+    compare(blocks, x, context, mask=mask, bias=bias, extra=[context, bias], keep=keep)
     assert context.grad.abs().sum() > 0 and bias.grad.abs().sum() > 0
 
 
@@ -126,21 +126,21 @@ def test_a_decoder_on_an_encoder_both_reversible_trains_exactly():
 @pytest.mark.parametrize(
     "frozen", [[0], [0, 1, 2], [2, 3], [4], [0, 1, 2, 3], [1, 3, 5], [5], [0, 1, 2, 3, 4]], ids=str
 )
-@pytest.mark.parametrize("keep_last", [0, 1, 2])
-def test_frozen_blocks_change_no_other_gradient(frozen, needs_input, keep_last):
+@pytest.mark.parametrize("keep", [0, 1, 2])
+def test_frozen_blocks_change_no_other_gradient(frozen, needs_input, keep):
     blocks = make_blocks(6, 0.1)
     for k in frozen:
         blocks[k].requires_grad_(False)
-    compare(blocks, make_tokens().detach().requires_grad_(needs_input), keep_last=keep_last)
+    compare(blocks, make_tokens().detach().requires_grad_(needs_input), keep=keep)
     assert all((p.grad is None) == (k in frozen) for k, block in enumerate(blocks) for p in block.parameters())
 
 
-@pytest.mark.parametrize("keep_last", [0, 1])
-def test_with_every_block_frozen_the_input_still_gets_its_gradient(keep_last):
+@pytest.mark.parametrize("keep", [0, 1])
+def test_with_every_block_frozen_the_input_still_gets_its_gradient(keep):
     blocks = make_blocks(5, 0.1)
     for block in blocks:
         block.requires_grad_(False)
-    compare(blocks, make_tokens(), keep_last=keep_last)
+    compare(blocks, make_tokens(), keep=keep)
 
 
 def test_with_nothing_to_train_the_output_needs_no_gradient():
@@ -216,13 +216,13 @@ UNUSUAL = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("keep_last", [0, 1])
+@pytest.mark.parametrize("keep", [0, 1])
 @pytest.mark.parametrize("position", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("function", UNUSUAL, ids=lambda f: f.__name__)
-def test_an_unusual_block_anywhere_keeps_gradients_exact(function, position, keep_last):
+def test_an_unusual_block_anywhere_keeps_gradients_exact(function, position, keep):
     blocks = make_blocks(5)
     blocks[position] = Call(function)
-    compare(blocks, make_tokens(), keep_last=keep_last)
+    compare(blocks, make_tokens(), keep=keep)
 
 
 @pytest.mark.parametrize("function", UNUSUAL, ids=lambda f: f.__name__)
@@ -238,19 +238,19 @@ def test_unusual_blocks_only(function):
 @pytest.mark.parametrize("pattern", ["aa", "aba", "abba", "aaaa"])
 def test_a_block_used_several_times_gathers_the_same_gradient(pattern):
     named = dict(zip("ab", make_blocks(2, 0.1), strict=True))
-    compare([named[letter] for letter in pattern], make_tokens(), keep_last=0)
+    compare([named[letter] for letter in pattern], make_tokens(), keep=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
-@pytest.mark.parametrize("keep_last", [0, 1])
-def test_compiled_blocks_train_exactly_with_inductor(dropout, autocast, keep_last):
+@pytest.mark.parametrize("keep", [0, 1])
+def test_compiled_blocks_train_exactly_with_inductor(dropout, autocast, keep):
     torch._dynamo.reset()
     blocks = make_blocks(5, dropout)
     for block in blocks:
         block.compile()
-    compare(blocks, make_tokens(), keep_last=keep_last, autocast=autocast)
+    compare(blocks, make_tokens(), keep=keep, autocast=autocast)
 
 
 def test_compiled_blocks_train_exactly():
@@ -258,7 +258,7 @@ def test_compiled_blocks_train_exactly():
     blocks = make_blocks(3, 0.1)
     for block in blocks:
         block.compile(backend="aot_eager")
-    compare(blocks, make_tokens(), keep_last=0)
+    compare(blocks, make_tokens(), keep=0)
 
 
 @pytest.mark.parametrize("stack", [BdiaStack, RevVitStack])
@@ -286,14 +286,14 @@ def test_gradients_accumulate_over_two_forward_and_backward_passes():
     compare(make_blocks(4, 0.1), make_tokens(), steps=2)
 
 
-@pytest.mark.parametrize("keep_last", [0, 1])
-def test_two_forwards_before_one_backward_are_independent(keep_last):
+@pytest.mark.parametrize("keep", [0, 1])
+def test_two_forwards_before_one_backward_are_independent(keep):
     blocks, x, z = make_blocks(4, 0.1), make_tokens(), make_tokens(8)
 
     class Twice(nn.Module):
         def __init__(self, backward):
             super().__init__()
-            self.stack = BdiaStack(blocks, backward=backward, keep_last=keep_last)
+            self.stack = BdiaStack(blocks, backward=backward, keep=keep)
 
         def forward(self, x, z):
             return self.stack(x) * self.stack(z)
@@ -315,14 +315,14 @@ def test_two_forwards_then_two_backwards_in_either_order():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("keep_last", [0, 1])
-def test_a_stack_may_feed_itself(keep_last):
+@pytest.mark.parametrize("keep", [0, 1])
+def test_a_stack_may_feed_itself(keep):
     blocks, x = make_blocks(3, 0.1), make_tokens()
 
     class Recurrent(nn.Module):
         def __init__(self, backward):
             super().__init__()
-            self.stack = BdiaStack(blocks, backward=backward, keep_last=keep_last)
+            self.stack = BdiaStack(blocks, backward=backward, keep=keep)
 
         def forward(self, x):
             return self.stack(self.stack(x))
@@ -337,7 +337,7 @@ def test_the_output_may_be_used_more_than_once():
     class Reused(nn.Module):
         def __init__(self, backward):
             super().__init__()
-            self.stack = BdiaStack(blocks, backward=backward, keep_last=0)
+            self.stack = BdiaStack(blocks, backward=backward, keep=0)
 
         def forward(self, x):
             out = self.stack(x)
@@ -403,12 +403,12 @@ def test_parameter_gradients_arrive_block_by_block_from_the_last_so_ddp_can_over
 # --- the other stacks ---
 
 
-@pytest.mark.parametrize("keep_last", [0, 1, 2, 9])
+@pytest.mark.parametrize("keep", [0, 1, 2, 9])
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
-def test_checkpoint_gradients_equal_standard_gradients(keep_last, autocast):
+def test_checkpoint_gradients_equal_standard_gradients(keep, autocast):
     blocks, x = make_blocks(4, 0.1), make_tokens()
     wanted = gradients(StandardStack(blocks), x, autocast=autocast)
-    assert_bit_equal(gradients(CheckpointStack(blocks, keep_last), x, autocast=autocast), wanted)
+    assert_bit_equal(gradients(CheckpointStack(blocks, keep), x, autocast=autocast), wanted)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 5])
@@ -481,7 +481,7 @@ class PlainRevVit(nn.Sequential):
 def test_the_float_form_is_close_to_stored_and_reports_an_error_per_block(depth):
     # Each inverse multiplies the rounding error by 1/gamma = 2: paper, Fig. 2.
     blocks, x = make_blocks(depth), make_tokens()
-    stack = BdiaStack(blocks, bits=None, keep_last=0)
+    stack = BdiaStack(blocks, bits=None, keep=0)
     found, wanted = gradients(stack, x), gradients(BdiaStack(blocks, bits=None, backward="stored"), x)
     assert torch.equal(found[0], wanted[0])
     for a, b in zip(found, wanted, strict=True):
@@ -491,11 +491,11 @@ def test_the_float_form_is_close_to_stored_and_reports_an_error_per_block(depth)
 
 def test_the_float_inverse_diverges_with_depth_and_the_grid_does_not():
     blocks, x = make_blocks(24), make_tokens()
-    stack = BdiaStack(blocks, bits=None, keep_last=0)
+    stack = BdiaStack(blocks, bits=None, keep=0)
     gradients(stack, x)
     errors = [stack.reconstruction_error[k].item() for k in sorted(stack.reconstruction_error)]
     assert errors[0] > 1000 * errors[-1] > 0
-    compare(blocks, x, keep_last=0)
+    compare(blocks, x, keep=0)
 
 
 def test_block_type_is_free():
@@ -511,13 +511,13 @@ class WithAuxiliaryLoss(TinyBlock):
         return y
 
 
-@pytest.mark.parametrize("keep_last", [0, 1])
-def test_auxiliary_losses_of_blocks_join_the_main_loss_exactly(keep_last):
+@pytest.mark.parametrize("keep", [0, 1])
+def test_auxiliary_losses_of_blocks_join_the_main_loss_exactly(keep):
     found = []
     for mode in ("stored", "reversible"):
         torch.manual_seed(0)
         blocks, x = [WithAuxiliaryLoss(dropout=0.1) for _ in range(5)], make_tokens()
-        stack = BdiaStack(blocks, backward=mode, keep_last=keep_last)
+        stack = BdiaStack(blocks, backward=mode, keep=keep)
         loss = loss_of(stack(x)) + sum(block.auxiliary for block in blocks)
         loss.backward()
         found.append([x.detach(), x.grad, *(p.grad for p in stack.parameters())])

@@ -102,7 +102,7 @@ def test_every_residual_stream_equals_the_oracle_s(law):
 
 def test_the_recomputed_streams_equal_the_oracle_s():
     blocks, x, seen = make_blocks(6), make_tokens(), []
-    stack = BdiaStack(blocks, keep_last=0)
+    stack = BdiaStack(blocks, keep=0)
     torch.manual_seed(3)
     loss = loss_of(stack(x))
     for block in blocks:
@@ -306,7 +306,7 @@ def test_revvit_in_evaluation_mode_is_revvit_s_equations():
 
 
 def test_settings_are_shown_when_printed():
-    assert "gamma=TwoPoint(1/2: 0.5, -1/2: 0.5; per sample), bits=9, keep_last=1, backward='reversible'" in repr(
+    assert "gamma=TwoPoint(1/2: 0.5, -1/2: 0.5; per sample), bits=9, keep=1, backward='reversible'" in repr(
         BdiaStack(make_blocks(2))
     )
     assert "grid_bits=9, merge='mean'" in repr(RevVitStack(make_blocks(2), 9, "mean"))
@@ -327,13 +327,13 @@ def test_a_law_without_an_inverse_is_refused_unless_activations_are_stored(law, 
     [
         (lambda b: BdiaStack(b, bits=0), "stack.bits"),
         (lambda b: BdiaStack(b, bits=21), "stack.bits"),
-        (lambda b: BdiaStack(b, keep_last=-1), "stack.keep_last"),
+        (lambda b: BdiaStack(b, keep=-1), "stack.keep"),
         (lambda b: BdiaStack(b, backward="checkpoint"), "stack.backward"),
-        (lambda b: CheckpointStack(b, -2), "stack.keep_last"),
+        (lambda b: CheckpointStack(b, -2), "stack.keep"),
         (lambda b: RevVitStack(b, 99), "stack.bits|stack.grid_bits"),
         (lambda b: RevVitStack(b, merge="sum"), "stack.merge"),
     ],
-    ids=["bits 0", "bits 21", "keep_last", "backward", "checkpoint", "grid_bits", "merge"],
+    ids=["bits 0", "bits 21", "keep", "backward", "checkpoint", "grid_bits", "merge"],
 )
 def test_an_impossible_option_is_refused_by_config_key(make, key):
     with pytest.raises(ValueError, match=key):
@@ -342,7 +342,7 @@ def test_an_impossible_option_is_refused_by_config_key(make, key):
 
 def test_keeping_more_blocks_than_there_are_keeps_them_all():
     blocks, x = make_blocks(2, 0.1), make_tokens()
-    stack = BdiaStack(blocks, keep_last=100)
+    stack = BdiaStack(blocks, keep=100)
     assert_bit_equal(gradients(stack, x), gradients(BdiaStack(blocks, backward="stored"), x))
     calls = []
     blocks[0].register_forward_hook(lambda *_: calls.append(1))
@@ -350,14 +350,14 @@ def test_keeping_more_blocks_than_there_are_keeps_them_all():
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("keep_last", [0, 1, 2])
+@pytest.mark.parametrize("keep", [0, 1, 2])
 @pytest.mark.parametrize("make", [BdiaStack, CheckpointStack])
-def test_each_block_runs_once_more_in_backward_but_for_the_kept_ones(make, keep_last):
+def test_each_block_runs_once_more_in_backward_but_for_the_kept_ones(make, keep):
     blocks, calls = make_blocks(4), []
     for k, block in enumerate(blocks):
         block.register_forward_pre_hook(lambda *_, k=k: calls.append(k))
-    loss_of(make(blocks, keep_last=keep_last)(make_tokens())).backward()
-    assert calls == [0, 1, 2, 3, *range(3 - keep_last, -1, -1)]
+    loss_of(make(blocks, keep=keep)(make_tokens())).backward()
+    assert calls == [0, 1, 2, 3, *range(3 - keep, -1, -1)]
 
 
 def test_the_training_output_lies_on_the_grid_and_differs_from_inference():
@@ -387,10 +387,10 @@ def test_an_eval_gamma_that_is_no_number_names_its_key(value):
         BdiaStack(make_blocks(2), eval_gamma=value)
 
 
-@pytest.mark.parametrize("keep_last", [None, -1, 1.5])
-def test_a_keep_last_that_is_no_count_names_its_key(keep_last):
-    with pytest.raises(ValueError, match=r"stack\.keep_last"):
-        BdiaStack(make_blocks(2), keep_last=keep_last)
+@pytest.mark.parametrize("keep", [None, -1, 1.5])
+def test_a_keep_that_is_no_count_names_its_key(keep):
+    with pytest.raises(ValueError, match=r"stack\.keep"):
+        BdiaStack(make_blocks(2), keep=keep)
 
 
 def test_a_grid_of_revvit_names_its_own_key():
@@ -398,9 +398,9 @@ def test_a_grid_of_revvit_names_its_own_key():
         RevVitStack(make_blocks(2), grid_bits=99)
 
 
-@pytest.mark.parametrize(("keep_last", "rebuilt"), [(0, 3), (1, 2), (4, 0)])
-def test_a_stack_counts_the_streams_that_backward_rebuilds(keep_last, rebuilt):
-    stack = BdiaStack(make_blocks(4), keep_last=keep_last)
+@pytest.mark.parametrize(("keep", "rebuilt"), [(0, 3), (1, 2), (4, 0)])
+def test_a_stack_counts_the_streams_that_backward_rebuilds(keep, rebuilt):
+    stack = BdiaStack(make_blocks(4), keep=keep)
     stack(make_tokens())
     assert stack.rebuilt == rebuilt
 

@@ -11,8 +11,8 @@ from torch import nn
 from bdia.reversible import BdiaStack, Constant, GridOverflowError, ReversibilityError, RevVitStack, TwoPoint
 
 REVERSIBLE = {
-    "bdia": lambda blocks: BdiaStack(blocks, keep_last=0),
-    "bdia keep 1": lambda blocks: BdiaStack(blocks, keep_last=1),
+    "bdia": lambda blocks: BdiaStack(blocks, keep=0),
+    "bdia keep 1": lambda blocks: BdiaStack(blocks, keep=1),
     "bdia float": lambda blocks: BdiaStack(blocks, bits=None),
     "revvit": RevVitStack,
     "revvit grid": lambda blocks: RevVitStack(blocks, grid_bits=9),
@@ -57,7 +57,7 @@ def test_stored_allows_a_second_backward_and_a_graph_of_the_gradient():
 
 
 def test_a_refused_second_backward_leaves_the_next_forward_usable():
-    stack, x = BdiaStack(make_blocks(3), keep_last=0), make_tokens()
+    stack, x = BdiaStack(make_blocks(3), keep=0), make_tokens()
     wanted = gradients(stack, x)
     loss = loss_of(stack(x))
     loss.backward(retain_graph=True)
@@ -67,9 +67,9 @@ def test_a_refused_second_backward_leaves_the_next_forward_usable():
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-@pytest.mark.parametrize("keep_last", [1, 2])
-def test_gradients_of_kept_blocks_leave_the_full_backward_possible_and_exact(keep_last):
-    stack, x = BdiaStack(make_blocks(5, 0.1), keep_last=keep_last), make_tokens()
+@pytest.mark.parametrize("keep", [1, 2])
+def test_gradients_of_kept_blocks_leave_the_full_backward_possible_and_exact(keep):
+    stack, x = BdiaStack(make_blocks(5, 0.1), keep=keep), make_tokens()
     wanted = gradients(stack, x)
     torch.manual_seed(0)
     loss = loss_of(stack(x))
@@ -85,7 +85,7 @@ def test_gradients_of_kept_blocks_leave_the_full_backward_possible_and_exact(kee
 
 @pytest.mark.parametrize("lowest", [0, 2, 4])
 def test_after_a_backward_that_stopped_at_a_released_block_the_next_one_is_refused(lowest):
-    stack, x = BdiaStack(make_blocks(5), keep_last=0), make_tokens()
+    stack, x = BdiaStack(make_blocks(5), keep=0), make_tokens()
     loss = loss_of(stack(x))
     torch.autograd.grad(loss, list(stack[lowest].parameters()), retain_graph=True)
     with pytest.raises(RuntimeError, match="second backward"):
@@ -144,13 +144,13 @@ FAULTY = {
 }
 
 
-@pytest.mark.parametrize("keep_last", [0, 1])
+@pytest.mark.parametrize("keep", [0, 1])
 @pytest.mark.parametrize("position", [0, 1, 2, 4])
 @pytest.mark.parametrize("fault", FAULTY)
-def test_a_block_that_does_not_repeat_itself_is_caught_and_named(fault, position, keep_last):
+def test_a_block_that_does_not_repeat_itself_is_caught_and_named(fault, position, keep):
     blocks = make_blocks(6, 0.1)
     blocks[position] = FAULTY[fault]()
-    loss = loss_of(BdiaStack(blocks, keep_last=keep_last)(make_tokens()))
+    loss = loss_of(BdiaStack(blocks, keep=keep)(make_tokens()))
     with pytest.raises(ReversibilityError, match=rf"block {position}:.*non-deterministic.*stack\.backward=stored"):
         loss.backward()
 
@@ -182,7 +182,7 @@ def test_the_first_trained_block_is_watched_below_frozen_ones_too(position):
         block.requires_grad_(False)
     blocks[position] = Unrepeatable(0.05)
     with pytest.raises(ReversibilityError, match=f"block {position}:"):
-        loss_of(BdiaStack(blocks, keep_last=0)(make_tokens().detach())).backward()
+        loss_of(BdiaStack(blocks, keep=0)(make_tokens().detach())).backward()
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
@@ -193,7 +193,7 @@ def test_without_verify_the_same_block_is_not_caught(position):
 
 
 def test_a_kept_last_block_need_not_repeat_itself():
-    stack = BdiaStack([*make_blocks(3), Unrepeatable(0.05)], keep_last=1)
+    stack = BdiaStack([*make_blocks(3), Unrepeatable(0.05)], keep=1)
     loss_of(stack(make_tokens())).backward()
     assert stack[-1].calls == 1
 
@@ -216,7 +216,7 @@ def test_revvit_on_the_grid_catches_and_names_it_too(position):
 
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_parameters_changed_between_forward_and_backward_are_an_error(position):
-    stack = BdiaStack(make_blocks(4), keep_last=0)
+    stack = BdiaStack(make_blocks(4), keep=0)
     loss = loss_of(stack(make_tokens()))
     stack[position].mlp[2].bias.data += 0.5  # past autograd's version counters
     with pytest.raises(ReversibilityError, match=f"block {position}:"):
@@ -232,14 +232,14 @@ def test_a_block_that_changes_its_input_in_place_is_an_error_and_no_wrong_gradie
     blocks = make_blocks(4)
     blocks[position] = Call(in_place)
     with pytest.raises((RuntimeError, ReversibilityError)):
-        loss_of(BdiaStack(blocks, keep_last=0, backward=mode)(make_tokens())).backward()
+        loss_of(BdiaStack(blocks, keep=0, backward=mode)(make_tokens())).backward()
 
 
 # --- what the caller sees stays valid ---
 
 
 def test_changing_the_output_in_place_is_an_error_where_backward_needs_it():
-    out = BdiaStack(make_blocks(3), keep_last=0)(make_tokens())
+    out = BdiaStack(make_blocks(3), keep=0)(make_tokens())
     loss = out.sum()  # does not look at the output itself
     out.detach().add_(1)
     with pytest.raises(RuntimeError, match=r"modified inplace|modified by an inplace"):
@@ -247,7 +247,7 @@ def test_changing_the_output_in_place_is_an_error_where_backward_needs_it():
 
 
 def test_changing_the_output_past_autograd_is_an_error_too():
-    out = BdiaStack(make_blocks(3), keep_last=0)(make_tokens())
+    out = BdiaStack(make_blocks(3), keep=0)(make_tokens())
     loss = out.sum()
     out.data.add_(1)
     with pytest.raises(ReversibilityError, match="block 2:"):
@@ -255,10 +255,10 @@ def test_changing_the_output_past_autograd_is_an_error_too():
 
 
 def test_an_in_place_operation_on_the_output_that_autograd_records_gives_exact_gradients_or_an_error():
-    stack, x = BdiaStack(make_blocks(3), keep_last=0), make_tokens()
+    stack, x = BdiaStack(make_blocks(3), keep=0), make_tokens()
     with pytest.raises(RuntimeError, match=r"modified inplace|modified by an inplace"):
         loss_of(torch.relu_(stack(x))).backward()
-    kept = BdiaStack(list(stack), keep_last=1)
+    kept = BdiaStack(list(stack), keep=1)
     stored = BdiaStack(list(stack), backward="stored")
     found = []
     for each in (kept, stored):
@@ -280,15 +280,15 @@ def test_changing_the_input_in_place_after_forward_is_harmless(make):
     assert all(torch.equal(p.grad, w) for p, w in zip(stack.parameters(), wanted[2:], strict=True))
 
 
-@pytest.mark.parametrize("keep_last", [0, 1])
+@pytest.mark.parametrize("keep", [0, 1])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 @pytest.mark.parametrize("on_grid", [True, False])
-def test_input_and_output_keep_their_values_through_forward_and_backward(depth, keep_last, on_grid):
+def test_input_and_output_keep_their_values_through_forward_and_backward(depth, keep, on_grid):
     x = make_tokens().detach()
     x = (x * 512).round() / 512 if on_grid else x
     before = x.clone()
     x.requires_grad_()
-    out = BdiaStack(make_blocks(depth), keep_last=keep_last)(x)
+    out = BdiaStack(make_blocks(depth), keep=keep)(x)
     seen = out.detach().clone()
     assert torch.equal(x, before)
     loss_of(out).backward()
@@ -376,7 +376,7 @@ def test_streams_just_inside_the_range_train_exactly():
     for mode in ("stored", "reversible"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found.append(gradients(BdiaStack(blocks, Constant("-1/2"), keep_last=0, backward=mode), x))
+            found.append(gradients(BdiaStack(blocks, Constant("-1/2"), keep=0, backward=mode), x))
     assert found[0][0].abs().max() > 24000
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
@@ -435,7 +435,7 @@ def test_training_mode_under_no_grad_gives_the_values_of_training_and_keeps_noth
 
 
 def test_a_forward_without_a_backward_is_released_without_the_garbage_collector():
-    stack, x = BdiaStack(make_blocks(3), keep_last=0), make_tokens()
+    stack, x = BdiaStack(make_blocks(3), keep=0), make_tokens()
 
     def tapes():
         return sum(type(o).__name__ == "Tape" for o in gc.get_objects())

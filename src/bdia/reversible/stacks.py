@@ -60,10 +60,10 @@ class _TapedStack(BlockStack):
         self.reconstruction_error, self.side_bytes, self.rebuilt = tape.errors, tape.side_bytes(), len(tape.sides)
 
 
-def _check_keep_last(keep_last: int, depth: int) -> int:
-    if not isinstance(keep_last, int) or keep_last < 0:
-        raise ValueError(f"keep_last={keep_last}: wanted 0 or more blocks; set stack.keep_last")
-    return min(keep_last, depth)
+def _check_keep(keep: int, depth: int) -> int:
+    if not isinstance(keep, int) or keep < 0:
+        raise ValueError(f"keep={keep}: wanted 0 or more blocks; set stack.keep")
+    return min(keep, depth)
 
 
 class StandardStack(BlockStack):
@@ -81,17 +81,17 @@ class CheckpointStack(BlockStack):
 
     Args:
         blocks: residual blocks.
-        keep_last: trailing blocks that keep their activations; the last one's backward runs first anyway.
+        keep: trailing blocks that keep their activations; the last one's backward runs first anyway.
     """
 
-    def __init__(self, blocks: Iterable[nn.Module], keep_last: int = 1) -> None:
+    def __init__(self, blocks: Iterable[nn.Module], keep: int = 1) -> None:
         super().__init__(blocks)
-        self.keep_last = _check_keep_last(keep_last, len(self))
+        self.keep = _check_keep(keep, len(self))
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         for k, block in enumerate(self):
-            if k < len(self) - self.keep_last and torch.is_grad_enabled():
+            if k < len(self) - self.keep and torch.is_grad_enabled():
                 x = checkpoint(lambda x, block=block: block(x, *args, **kwargs), x, use_reentrant=False)
             else:
                 x = block(x, *args, **kwargs)
@@ -116,7 +116,7 @@ class BdiaStack(_TapedStack):
         blocks: any residual blocks, y = block(x, *args, **kwargs) of x's shape.
         gamma: law of gamma_k in training.
         bits: grid 2^-bits; None is the float form, whose inverse is inexact (the paper's Fig. 2).
-        keep_last: trailing blocks that keep their activations.
+        keep: trailing blocks that keep their activations.
         backward: "reversible" frees and rebuilds the streams; "stored" keeps every activation (same bits).
         eval_gamma: constant gamma at inference (the paper's Fig. 1); 0 is the standard transformer.
         quantize_eval: round the stream at inference; False is the plain float32 transformer.
@@ -133,7 +133,7 @@ class BdiaStack(_TapedStack):
         blocks: Iterable[nn.Module],
         gamma: GammaLaw | None = None,
         bits: int | None = 9,
-        keep_last: int = 1,
+        keep: int = 1,
         backward: Literal["reversible", "stored"] = "reversible",
         eval_gamma: float | str | Fraction = 0,
         quantize_eval: bool = True,
@@ -144,7 +144,7 @@ class BdiaStack(_TapedStack):
         if not hasattr(self.gamma, "sample") or isinstance(self.gamma, type):
             raise TypeError(f'gamma={gamma!r}: wanted a law such as TwoPoint("1/2"); set stack.gamma')
         self.bits = None if bits is None else check_bits(bits)
-        self.keep_last = _check_keep_last(keep_last, len(self))
+        self.keep = _check_keep(keep, len(self))
         if backward not in ("reversible", "stored"):
             raise ValueError(f'backward={backward!r}: wanted "reversible" or "stored"; set stack.backward')
         if backward == "reversible" and not self.gamma.reversible:
@@ -182,11 +182,11 @@ class BdiaStack(_TapedStack):
 
     def _kept(self) -> int:
         reversible = self.training and self.backward == "reversible" and torch.is_grad_enabled()
-        return self.keep_last if reversible else len(self)
+        return self.keep if reversible else len(self)
 
     def extra_repr(self) -> str:
         """Show the settings when printed."""
-        return f"gamma={self.gamma}, bits={self.bits}, keep_last={self.keep_last}, backward={self.backward!r}"
+        return f"gamma={self.gamma}, bits={self.bits}, keep={self.keep}, backward={self.backward!r}"
 
 
 class RevVitStack(_TapedStack):
@@ -200,6 +200,7 @@ class RevVitStack(_TapedStack):
         grid_bits: None is RevViT as published, whose float inverse is approximate; an integer rounds every branch to
             the grid 2^-grid_bits, which makes the inverse exact.
         merge: "concat" hands both streams on, (B, T, 2 D); "mean" their mean, (B, T, D), for models with a fixed head.
+        keep: trailing blocks that keep their activations.
         verify: as in `BdiaStack`; by default on with a grid (sums), off without (copies of every stream).
     """
 
@@ -208,6 +209,7 @@ class RevVitStack(_TapedStack):
         blocks: Iterable[nn.Module],
         grid_bits: int | None = None,
         merge: Literal["concat", "mean"] = "concat",
+        keep: int = 0,
         verify: bool | None = None,
     ) -> None:
         super().__init__(blocks, grid_bits is not None if verify is None else verify)
@@ -215,6 +217,7 @@ class RevVitStack(_TapedStack):
             raise ValueError(f'merge={merge!r}: wanted "concat" or "mean"; set stack.merge')
         self.bits = None if grid_bits is None else check_bits(grid_bits, "stack.grid_bits")
         self.merge, self.streams = merge, 2 if merge == "concat" else 1
+        self.keep = _check_keep(keep, len(self))
         for block in self:
             branches(block)  # a block without branches is refused here, not in the first step
 
@@ -222,7 +225,7 @@ class RevVitStack(_TapedStack):
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """(B, T, D) -> (B, T, streams * D) float32."""
         calls = [_bind(branch, args, kwargs) for block in self for branch in branches(block)]
-        kept = 0 if self.training and torch.is_grad_enabled() else len(calls)
+        kept = 2 * self.keep if self.training and torch.is_grad_enabled() else len(calls)
         tape = Tape(len(calls), kept, outputs=0, bits=self.bits, verify=self.verify, updates_per_block=2)
         x_prev = x_curr = tape.enter(_residual_stream(x))
         for j, call in enumerate(calls):
@@ -234,7 +237,7 @@ class RevVitStack(_TapedStack):
 
     def extra_repr(self) -> str:
         """Show the settings when printed."""
-        return f"grid_bits={self.bits}, merge={self.merge!r}"
+        return f"grid_bits={self.bits}, merge={self.merge!r}, keep={self.keep}"
 
 
 def _bind(block: Callable[..., Tensor], args: tuple, kwargs: dict) -> Callable[[Tensor], Tensor]:

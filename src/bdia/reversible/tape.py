@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Variable
 from torch.utils.checkpoint import checkpoint
 
@@ -197,7 +198,9 @@ class Tape:
 
     def finish_forward(self, output: Tensor) -> None:
         """Check the grid's range; on an accelerator leave it to the end of backward, which synchronises anyway."""
-        if output.device.type == "cpu" or not (output.requires_grad and self.recomputes(0)):
+        if isinstance(output, FakeTensor):
+            self.peaks.clear()
+        elif output.device.type == "cpu" or not (output.requires_grad and self.recomputes(0)):
             self._check_range()
 
     def _check_range(self) -> None:
@@ -256,7 +259,7 @@ class Tape:
         """Run by autograd when the backward pass ends: one synchronisation for all checks, then release the states."""
         self._check_range()
         mismatches, self.mismatches = self.mismatches, []
-        if mismatches:
+        if mismatches and not isinstance(mismatches[0][1], FakeTensor):  # a planner's tensors hold no values
             wrong = torch.stack([wrong for _, wrong in mismatches]).tolist()
             for (k, _), is_wrong in zip(mismatches, wrong, strict=True):
                 if is_wrong:
