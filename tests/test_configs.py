@@ -156,7 +156,7 @@ def test_the_paper_experiments_train_as_the_paper_says():
     [
         (["stack=standard", "stack.bits=7"], r"Key 'bits' is not in struct"),
         (["stack=checkpoint", "gamma@stack.gamma=quarter"], r"Could not override 'gamma@stack.gamma'"),
-        (["stack=revvit", "stack.keep=2"], r"Key 'keep' is not in struct"),
+        (["stack=standard", "stack.keep=2"], r"Key 'keep' is not in struct"),
         (["stack=revvit", "gamma@stack.gamma=quarter"], r"Could not override 'gamma@stack.gamma'"),
         (["optimizer=adamw", "optimizer.eps_inside=1"], r"Key 'eps_inside' is not in struct"),
         (["stack=nonesuch"], r"Could not find 'stack/nonesuch'"),

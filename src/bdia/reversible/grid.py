@@ -5,6 +5,8 @@ the grid are exact while |x| < 2^(24 - bits): 32768 at the paper's 9 bits.
 Source: Zhang, Lewis, Kleijn, ICML 2025 (PMLR 267), section 4.3 (Q_l).
 """
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -40,10 +42,15 @@ def quantize(x: Tensor, bits: int) -> Tensor:
     return torch.round(x.float() * units(bits)).add_(0.0).mul_(1.0 / units(bits))
 
 
-def largest_magnitude(x: Tensor) -> Tensor:
-    """Return max |x| as a 0-dim tensor, NaN where x holds a NaN; no temporary of the size of x."""
-    low, high = torch.aminmax(x)
-    return torch.maximum(-low, high)
+def largest_magnitude(*tensors: Tensor) -> Tensor:
+    """Return the largest |x| in tensors of one shape, 0-dim, NaN where one holds a NaN; no temporary of that shape."""
+    if torch.compiler.is_compiling():  # one reduction, in the loop that makes the values
+        return reduce(torch.maximum, [x.abs() for x in tensors]).amax()
+    peaks = []
+    for x in tensors:
+        low, high = torch.aminmax(x)
+        peaks.append(torch.maximum(-low, high))
+    return reduce(torch.maximum, peaks)
 
 
 def check_range(peaks: list[tuple[int, Tensor]], bits: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bdia.reversible.gamma import Gamma
 from bdia.reversible.grid import largest_magnitude, quantize, units
-from bdia.reversible.step import bdia_invert, column, exact_step
+from bdia.reversible.step import Coefficients, coefficients, column, exact_inverse, exact_step
 
 Advanced = tuple[Tensor, Tensor | None, Tensor | None]
 
@@ -82,20 +82,21 @@ class BdiaRule:
     def __init__(self, gamma: Gamma, bits: int, side_bits: int) -> None:
         self.gamma, self.bits, self.side_bits = gamma, bits, side_bits
 
-    def _rows(self, rows: slice) -> Gamma:
-        return Gamma(self.gamma.numerator[rows], self.gamma.denominator[rows])
+    def coefficients(self, dims: int, rows: slice = slice(None)) -> Coefficients:
+        """Return what the step multiplies with, for tensors of so many dimensions."""
+        return coefficients(Gamma(self.gamma.numerator[rows], self.gamma.denominator[rows]), self.bits, dims)
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """See `bdia_step`."""
-        return exact_step(x_prev, x_curr, y, self._rows(rows), self.bits)
+        return exact_step(x_prev, x_curr, y, self.coefficients(x_curr.dim(), rows))
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
         """See `bdia_invert`."""
-        return bdia_invert(x_next, x_curr, y, self._rows(rows), 0 if side is None else side, self.bits)
+        return exact_inverse(x_next, x_curr, y, 0 if side is None else side, self.coefficients(x_curr.dim(), rows))
 
     def grad_y(self, grad_x_next: Tensor) -> Tensor:
         """(1 + gamma) times the gradient."""
-        return (1 + column(self.gamma.value, grad_x_next)) * grad_x_next
+        return (1 + column(self.gamma.value, grad_x_next.dim())) * grad_x_next
 
     def grad_skip(self, grad_x_next: Tensor, grad_x_curr: Tensor) -> tuple[Tensor | None, Tensor]:
         """Gamma times the gradient for x_prev, -2 gamma times it for x_curr."""
@@ -116,18 +117,18 @@ class FloatBdiaRule:
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """x_next = gamma x_prev + (1 + gamma) y - 2 gamma x_curr."""
-        gamma = column(self.gamma[rows], x_curr)
+        gamma = column(self.gamma[rows], x_curr.dim())
         x_next, peak = _round(gamma * x_prev + (1 + gamma) * y.float() - 2 * gamma * x_curr, self.bits)
         return x_next, None, peak
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
         """x_prev = (x_next - (1 + gamma) y + 2 gamma x_curr) / gamma."""
-        gamma = column(self.gamma[rows], x_curr)
+        gamma = column(self.gamma[rows], x_curr.dim())
         return (x_next - (1 + gamma) * y.float() + 2 * gamma * x_curr) / gamma
 
     def grad_y(self, grad_x_next: Tensor) -> Tensor:
         """(1 + gamma) times the gradient."""
-        return (1 + column(self.gamma, grad_x_next)) * grad_x_next
+        return (1 + column(self.gamma, grad_x_next.dim())) * grad_x_next
 
     def grad_skip(self, grad_x_next: Tensor, grad_x_curr: Tensor) -> tuple[Tensor | None, Tensor]:
         """Gamma times the gradient for x_prev, -2 gamma times it for x_curr."""
@@ -135,8 +136,8 @@ class FloatBdiaRule:
 
 
 def _bdia_grad_skip(gamma: Tensor, grad_x_next: Tensor, grad_x_curr: Tensor) -> tuple[Tensor, Tensor]:
-    grad_x_prev = column(gamma, grad_x_next) * grad_x_next
-    return grad_x_prev, grad_x_curr - 2 * grad_x_prev
+    grad_x_prev = column(gamma, grad_x_next.dim()) * grad_x_next
+    return grad_x_prev, torch.sub(grad_x_curr, grad_x_prev, alpha=2)
 
 
 class CouplingRule:

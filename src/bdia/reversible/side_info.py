@@ -1,13 +1,14 @@
-"""Pack side information: residues of 0 to 8 bits, one bit plane after the other, eight activations to a byte."""
+"""Pack side information: residues of 0 to 8 bits, one bit plane after the other, eight activations to a byte.
+
+A sample's n activations are eight lanes of ceil(n / 8); bit j of a byte belongs to lane j, so that packing reads and
+writes whole vectors. B batch.
+"""
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-
-_GATHER = 0x0102040810204080  # multiplied by eight bytes of 0/1, leaves their eight bits in the top byte
-_SPREAD = 0x0101010101010101  # copies one byte to eight
-_ONE_BIT_EACH = 0x8040201008040201 - 2**64  # as int64: byte i keeps bit i
 
 
 def _check_side_bits(side_bits: int) -> None:
@@ -15,37 +16,49 @@ def _check_side_bits(side_bits: int) -> None:
         raise ValueError(f"side_bits={side_bits}: wanted 0 to 8")
 
 
-def _pack_plane(plane: Tensor) -> Tensor:
-    """(8 n,) uint8 of 0/1 -> (n,) uint8. Eight bytes are read as one little-endian int64."""
-    return (plane.view(torch.int64) * _GATHER >> 56).to(torch.uint8)
+def packed_shape(shape: torch.Size | tuple[int, ...], side_bits: int) -> tuple[int, int, int]:
+    """Return the shape of the packed residues of a tensor of shape (B, ...): (B, side_bits, ceil(n / 8))."""
+    return shape[0], side_bits, math.ceil(math.prod(shape[1:]) / 8)
 
 
-def _unpack_plane(packed: Tensor) -> Tensor:
-    """(n,) uint8 -> (8 n,) bool."""
-    return (packed.to(torch.int64).mul_(_SPREAD).bitwise_and_(_ONE_BIT_EACH)).view(torch.uint8).ne(0)
+def pack_lanes(lanes: Tensor, side_bits: int) -> Tensor:
+    """Pack int32 residues (B, 8, length) into (B, side_bits, length) uint8."""
+    planes = []
+    for bit in range(side_bits):
+        plane = lanes >> bit & 1
+        packed = plane[:, 0]
+        for lane in range(1, 8):
+            packed = packed | (plane[:, lane] << lane)
+        planes.append(packed.to(torch.uint8))
+    return torch.stack(planes, dim=1) if planes else lanes.new_empty(len(lanes), 0, lanes.shape[2], dtype=torch.uint8)
+
+
+def unpack_lanes(packed: Tensor, side_bits: int) -> Tensor:
+    """Invert `pack_lanes`."""
+    lane = torch.arange(8, dtype=torch.int32, device=packed.device).view(1, 8, 1)
+    lanes = torch.zeros((), dtype=torch.int32, device=packed.device).expand(len(packed), 8, packed.shape[2])
+    for bit in range(side_bits):
+        lanes = lanes | (packed[:, bit, None].to(torch.int32) >> lane & 1) << bit
+    return lanes
 
 
 def pack_side_info(side: Tensor, side_bits: int) -> Tensor:
-    """Pack integers in 0..2^side_bits - 1, any shape, into bytes.
+    """Pack integers in 0..2^side_bits - 1, shape (B, ...), into bytes.
 
     Returns:
-        (side_bits, ceil(numel / 8)) uint8, lowest bit plane first: side_bits / 8 bytes per activation.
+        (B, side_bits, ceil(n / 8)) uint8, lowest bit plane first: side_bits / 8 bytes per activation.
     Raises:
         ValueError: side_bits outside 0..8.
     """
     _check_side_bits(side_bits)
-    length = math.ceil(side.numel() / 8)
-    values = side.new_zeros(8 * length, dtype=torch.uint8)
-    values[: side.numel()] = side.reshape(-1)
-    planes = [_pack_plane(values >> bit & 1) for bit in range(side_bits)]
-    return torch.stack(planes) if planes else values.new_empty(0, length)
+    batch, _, length = packed_shape(side.shape, side_bits)
+    count = math.prod(side.shape[1:])
+    padded = F.pad(side.to(torch.int32).reshape(batch, count), (0, 8 * length - count))
+    return pack_lanes(padded.view(batch, 8, length), side_bits)
 
 
 def unpack_side_info(packed: Tensor, side_bits: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
-    """Invert `pack_side_info`: uint8 of the given shape."""
+    """Invert `pack_side_info`: int32 of the given shape (B, ...)."""
     _check_side_bits(side_bits)
-    count = math.prod(shape)
-    side = packed.new_zeros(count)
-    for bit in range(side_bits):
-        side |= _unpack_plane(packed[bit])[:count].to(torch.uint8) << bit
-    return side.view(shape)
+    lanes = unpack_lanes(packed, side_bits)
+    return lanes.reshape(shape[0], 8 * packed.shape[2])[:, : math.prod(shape[1:])].reshape(shape)

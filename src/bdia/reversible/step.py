@@ -22,37 +22,79 @@ class StepOutput(NamedTuple):
     peak: Tensor
 
 
-def column(per_sample: Tensor, like: Tensor) -> Tensor:
-    """Reshape (B,) to (B, 1, ..., 1) so that it multiplies `like` (B, ...)."""
-    return per_sample.view(-1, *[1] * (like.dim() - 1))
+class Coefficients(NamedTuple):
+    """What the step multiplies with for gamma = sign * p / q on the grid u = 2^-bits: one number per sample each.
+
+    All of one shape, (B, 1, ..., 1). As tensors, so that one compiled kernel serves every gamma and every grid.
+    """
+
+    sign: Tensor  # int32, +1 or -1
+    p: Tensor  # int32, not negative
+    q: Tensor  # int32, positive
+    p_inverse: Tensor  # float32, about 1 / p
+    q_inverse: Tensor  # float32, about 1 / q
+    y_scale: Tensor  # float32, (1 + gamma) / u
+    x_scale: Tensor  # float32, 2 gamma / u
+    units: Tensor  # float32, 1 / u
+    unit: Tensor  # float32, u
 
 
-def rounded_bracket(x_curr: Tensor, y: Tensor, gamma: Tensor, bits: int) -> Tensor:
+def column(per_sample: Tensor, dims: int) -> Tensor:
+    """Reshape (B,) to (B, 1, ..., 1) of so many dimensions."""
+    return per_sample.view(-1, *[1] * (dims - 1))
+
+
+def coefficients(gamma: Gamma, bits: int, dims: int) -> Coefficients:
+    """Return the coefficients of one fraction per sample for tensors of so many dimensions.
+
+    The factor 1/u = 2^bits is a power of two, so folding it into them changes no bit.
+    """
+    value, p, q = gamma.value, gamma.numerator.abs(), gamma.denominator
+    sign = torch.where(gamma.numerator < 0, -1, 1).to(torch.int32)
+    scales = (1 + value) * units(bits), 2 * value * units(bits)
+    grid = torch.full_like(value, units(bits)), torch.full_like(value, 1.0 / units(bits))
+    parts = sign, p, q, 1.0 / p.float(), 1.0 / q.float(), *scales, *grid
+    return Coefficients(*(column(part, dims) for part in parts))
+
+
+def rounded_bracket(x_curr: Tensor, y: Tensor, c: Coefficients) -> Tensor:
     """Return round(((1 + gamma) y - 2 gamma x_curr) / u) in units u: the term both directions share, bit for bit.
 
-    The factor 1/u = 2^bits is a power of two, so folding it into the coefficients changes no bit. Products and
-    difference are separate operations: a fused multiply-add could differ between kernels.
+    Products and difference are separate operations: a fused multiply-add could differ between kernels.
     """
-    gamma = column(gamma, x_curr)
-    bracket = y.float() * ((1 + gamma) * units(bits))
-    return bracket.sub_(x_curr * (2 * gamma * units(bits))).round_()
+    return (y.float() * c.y_scale).sub_(x_curr * c.x_scale).round_()
 
 
-def exact_step(x_prev: Tensor, x_curr: Tensor, y: Tensor, gamma: Gamma, bits: int) -> StepOutput:
+def floor_divide(n: Tensor, divisor: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Return floor(n / divisor) and the remainder in 0..divisor-1, exact for |n| < 2^24 and divisor up to 256.
+
+    Integer division has no vector instruction, and float division is not rounded alike everywhere. The product with
+    the rounded inverse is off by less than 2 / divisor, so the rounded quotient is corrected by at most one.
+    """
+    quotient = (n.float() * inverse).round_().to(torch.int32)
+    remainder = n - quotient * divisor
+    correction = (remainder >= divisor).to(torch.int32) - (remainder < 0).to(torch.int32)
+    return quotient + correction, remainder - correction * divisor
+
+
+def exact_step(x_prev: Tensor, x_curr: Tensor, y: Tensor, c: Coefficients) -> StepOutput:
     """`bdia_step` without the range check, which needs a device synchronisation.
 
-    The largest magnitude of x_next and its terms is returned; x_prev is an earlier x_next and was checked as such.
+    The largest magnitude of x_next and of its gamma term is returned: below the limit both are exact integers in
+    units u, and so is their difference, whatever the bracket was. x_prev is an earlier x_next and was checked as such.
     """
-    p, q = column(gamma.numerator, x_curr), column(gamma.denominator, x_curr)
-    n = (x_prev * units(bits)).to(torch.int32)
-    quotient = torch.div(-n, q, rounding_mode="floor").neg_()  # ceil(n / q) = (n + s) / q
-    side = quotient * q - n
+    quotient, side = floor_divide((x_prev * c.units).to(torch.int32).neg_(), c.q, c.q_inverse)  # -(n + s) / q, s
     # Multiplied in float32, where a product past the range shows in `peak` (int32 would wrap); + 0.0 unsigns zeros.
-    lifted = quotient.float().mul_(p).add_(0.0)
-    bracket = rounded_bracket(x_curr, y, gamma.value, bits)
-    peak = torch.maximum(largest_magnitude(bracket), largest_magnitude(lifted))
-    total = bracket.add_(lifted)
-    return StepOutput(total.mul(1.0 / units(bits)), side, torch.maximum(peak, largest_magnitude(total)))
+    lifted = (quotient * -c.sign).float().mul_(c.p).add_(0.0)
+    total = rounded_bracket(x_curr, y, c).add_(lifted)
+    return StepOutput(total * c.unit, side, largest_magnitude(total, lifted))
+
+
+def exact_inverse(x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | int, c: Coefficients) -> Tensor:
+    """`bdia_invert` on coefficients."""
+    lifted = (x_next * c.units).sub_(rounded_bracket(x_curr, y, c)).to(torch.int32).mul_(c.sign)
+    quotient, _ = floor_divide(lifted, c.p, c.p_inverse)
+    return (quotient * c.q).sub_(side).float().mul_(c.unit)
 
 
 def bdia_step(x_prev: Tensor, x_curr: Tensor, y: Tensor, gamma: Gamma, bits: int) -> tuple[Tensor, Tensor]:
@@ -71,10 +113,10 @@ def bdia_step(x_prev: Tensor, x_curr: Tensor, y: Tensor, gamma: Gamma, bits: int
         x_next: (B, T, D) float32 on the grid; side: (B, T, D) int32 in 0..q-1, what x_prev / u lacks to the next
         multiple of q.
     Raises:
-        GridOverflowError: x_next or a term of it reaches 2^(24 - bits), where float32 stops being exact.
+        GridOverflowError: x_next or its gamma term reaches 2^(24 - bits), where float32 stops being exact.
     Memory: allocates about six (B, T, D) tensors; keeps none.
     """
-    result = exact_step(x_prev, x_curr, y, gamma, check_bits(bits))
+    result = exact_step(x_prev, x_curr, y, coefficients(gamma, check_bits(bits), x_curr.dim()))
     check_range([(0, torch.maximum(result.peak, largest_magnitude(x_prev) * units(bits)))], bits)
     return result.x_next, result.side
 
@@ -87,7 +129,4 @@ def bdia_invert(x_next: Tensor, x_curr: Tensor, y: Tensor, gamma: Gamma, side: T
     Returns:
         x_prev: (B, T, D) float32, bit for bit the `x_prev` given to `bdia_step`.
     """
-    p, q = column(gamma.numerator, x_curr), column(gamma.denominator, x_curr)
-    lifted = rounded_bracket(x_curr, y, gamma.value, bits).neg_().add_(x_next * units(bits)).to(torch.int32)
-    n = lifted.div_(p, rounding_mode="floor").mul_(q).sub_(side)
-    return n.float().mul_(1.0 / units(bits))
+    return exact_inverse(x_next, x_curr, y, side, coefficients(gamma, bits, x_curr.dim()))

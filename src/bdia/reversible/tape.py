@@ -8,7 +8,8 @@ DDP, FSDP2, hooks, frozen parameters and extra block inputs behave as without th
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,23 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 from bdia.reversible.grid import ReversibilityError, check_range, largest_magnitude, units
 from bdia.reversible.nodes import Enter, Guard, Link, Skip, Update
+from bdia.reversible.passes import bit_sum, forward_pass, inverse_pass
+from bdia.reversible.recompute import selective_contexts
 from bdia.reversible.rules import Rule
-from bdia.reversible.side_info import pack_side_info, unpack_side_info
-
-SLICE_ELEMENTS = {"cpu": 2**18}  # temporaries of a step stay in cache; on an accelerator launches cost more
-DEFAULT_SLICE_ELEMENTS = 2**21
-
-
-def _slices(x: Tensor) -> list[slice]:
-    """Cut the batch so that a slice holds about SLICE_ELEMENTS values; all slices whole samples."""
-    per_sample = max(1, x.numel() // max(1, x.shape[0]))
-    rows = max(1, SLICE_ELEMENTS.get(x.device.type, DEFAULT_SLICE_ELEMENTS) // per_sample)
-    return [slice(start, start + rows) for start in range(0, x.shape[0], rows)]
-
-
-def _bit_sum(x: Tensor) -> Tensor:
-    """Sum the bit patterns of a float32 tensor as integers: changes with any changed bit, whatever the order."""
-    return x.view(torch.int32).sum(dtype=torch.int64)
 
 
 def _free(x: Tensor) -> None:
@@ -86,25 +73,36 @@ class _Flag(contextlib.AbstractContextManager):
 class Tape:
     """States, side information and integrity sums of one forward pass.
 
-    Update k takes states k (x_prev) and k + 1 (x_curr) to state k + 2 (x_next). The first `depth - kept` updates are
-    recomputed in backward; `kept=depth` is an ordinary forward that stores everything.
+    Update k takes states k (x_prev) and k + 1 (x_curr) to state k + 2 (x_next). Updates that are not `kept` are
+    recomputed in backward; with all of them kept this is an ordinary forward that stores everything.
 
     Args:
         depth: number of updates.
-        kept: trailing updates that keep their activations.
+        kept: updates that keep their activations.
         outputs: how many of the last states the caller sees; those are never freed.
         bits: the grid, None for float32.
         updates_per_block: 2 where a block's branches are chained one by one; errors then name the block.
         verify: compare integrity sums (inexact rules: keep copies and measure the reconstruction error).
+        kernel: how an update's tensors are passed over, one of `bdia.reversible.passes.KERNELS`.
+        save: operators whose outputs a recomputed block keeps, see `bdia.reversible.recompute`.
     """
 
     def __init__(
-        self, depth: int, kept: int, outputs: int, bits: int | None, verify: bool, updates_per_block: int = 1
+        self,
+        depth: int,
+        kept: Collection[int],
+        outputs: int,
+        bits: int | None,
+        verify: bool,
+        updates_per_block: int = 1,
+        kernel: str = "eager",
+        save: Sequence[Any] = (),
     ) -> None:
-        self.depth, self.kept, self.outputs, self.bits, self.verify = depth, kept, outputs, bits, verify
-        self.updates_per_block = updates_per_block
+        self.depth, self.kept, self.outputs, self.bits, self.verify = depth, frozenset(kept), outputs, bits, verify
+        self.updates_per_block, self.kernel, self.save = updates_per_block, kernel, save
+        self.recomputes_any = len(self.kept) < depth
         self.states: dict[int, Tensor] = {}
-        self.sides: dict[int, list[Tensor]] = {}
+        self.sides: dict[int, Tensor] = {}
         self.sums: dict[int, Tensor] = {}
         self.copies: dict[int, Tensor] = {}
         self.peaks: list[tuple[int, Tensor]] = []
@@ -119,7 +117,7 @@ class Tape:
 
     def recomputes(self, k: int) -> bool:
         """Whether update k is recomputed in backward."""
-        return k < self.depth - self.kept
+        return k not in self.kept
 
     def hands_out(self, state: int) -> bool:
         """Whether the caller sees this state."""
@@ -134,6 +132,7 @@ class Tape:
     ) -> Tensor:
         """Run block k and its update, under the tape where it is recomputed. Returns x_next."""
         flag, previous = _Flag(), [x_prev]
+        first, again = selective_contexts(self.save if self.recomputes(k) else ())
 
         def region(x: Tensor) -> Tensor:
             x_prev = previous[0]
@@ -142,7 +141,9 @@ class Tape:
             link = Link()
             x = Skip.apply(x_prev, x, rule, link)
             version = None if x.is_inference() else x._version
-            y = _checked(call(x), x, k // self.updates_per_block)
+            with again if flag.active else first:
+                y = call(x)
+            y = _checked(y, x, k // self.updates_per_block)
             if version is not None and x._version != version:
                 raise RuntimeError(f"block {k // self.updates_per_block} changes its input in place: clone it there")
             if self.first_taped is None and (y.requires_grad or x.requires_grad):
@@ -160,34 +161,25 @@ class Tape:
         return Guard.apply(x_next) if self.hands_out(k + 2) else x_next
 
     def advance(self, k: int, rule: Rule, x_prev: Tensor | None, x_curr: Tensor, y: Tensor) -> Tensor:
-        """Take update k slice by slice; note what its inverse will need."""
-        x_next = torch.empty_like(x_curr, memory_format=torch.contiguous_format)
-        sides, peaks = [], []
-        for rows in _slices(x_curr):
-            x_next[rows], side, peak = rule.advance(
-                None if x_prev is None else x_prev[rows], x_curr[rows], y[rows], rows
-            )
-            if side is not None and rule.side_bits and self.rebuilds(k):
-                sides.append(pack_side_info(side, rule.side_bits))
-            peaks += [] if peak is None else [peak]
-        if peaks:
-            self.peaks.append((k // self.updates_per_block, torch.stack(peaks).amax()))
+        """Take update k; note what its inverse will need."""
+        frees = self.rebuilds(k)
+        passed = forward_pass(
+            rule, x_prev, x_curr, y, note=frees, verify=frees and self.verify and rule.exact, kernel=self.kernel
+        )
+        if passed.peak is not None:
+            self.peaks.append((k // self.updates_per_block, passed.peak))
         if self.recomputes(k) and self.first_taped is not None:
-            self.states |= {k + 1: x_curr.data, k + 2: x_next.data}
+            self.states |= {k + 1: x_curr.data, k + 2: passed.x_next.data}
             if k == self.first_taped and self.verify and self.bits is not None:
-                self.first_sum = _bit_sum(y.float())
-        if self.rebuilds(k):
-            self._note_freed(k, rule, x_prev, sides)
-        return x_next
-
-    def _note_freed(self, k: int, rule: Rule, x_prev: Tensor, sides: list[Tensor]) -> None:
-        # `.data` shares the storage but not the version counter: rewriting the storage is no in-place change.
-        self.states[k] = x_prev.data
-        self.sides[k] = sides
-        if self.verify and rule.exact:
-            self.sums[k] = _bit_sum(x_prev)
-        elif self.verify:
-            self.copies[k] = x_prev.clone()
+                self.first_sum = bit_sum(y.float())
+        if frees:
+            # `.data` shares the storage but not the version counter: rewriting the storage is no in-place change.
+            self.states[k], self.sides[k] = x_prev.data, passed.packed
+            if passed.bit_sum is not None:
+                self.sums[k] = passed.bit_sum
+            elif self.verify:
+                self.copies[k] = x_prev.clone()
+        return passed.x_next
 
     def enter(self, x: Tensor) -> Tensor:
         """Return x_0: Q_l[x], or a copy. The caller's tensor is never the one that is freed."""
@@ -200,7 +192,7 @@ class Tape:
         """Check the grid's range; on an accelerator leave it to the end of backward, which synchronises anyway."""
         if isinstance(output, FakeTensor):
             self.peaks.clear()
-        elif output.device.type == "cpu" or not (output.requires_grad and self.recomputes(0)):
+        elif output.device.type == "cpu" or not (output.requires_grad and self.recomputes_any):
             self._check_range()
 
     def _check_range(self) -> None:
@@ -210,13 +202,13 @@ class Tape:
 
     def side_bytes(self) -> int:
         """Bytes of side information held."""
-        return sum(packed.nbytes for slices in self.sides.values() for packed in slices)
+        return sum(packed.nbytes for packed in self.sides.values())
 
     # --- backward ---
 
     def enter_backward(self, k: int) -> None:
         """Refuse what freed states cannot serve: create_graph, and a second backward."""
-        if not self.recomputes(0):
+        if not self.recomputes_any:
             return
         if torch.is_grad_enabled():
             raise RuntimeError(
@@ -227,6 +219,8 @@ class Tape:
                 raise RuntimeError(_CONSUMED)
             Variable._execution_engine.queue_callback(self._finish_backward)
         self.last_entered = k
+        if k in self.kept and k + 2 in self.states and not self.hands_out(k + 2):
+            _free(self.states.pop(k + 2))  # a recomputed update does this when it is reconstructed
 
     def reconstruct(self, k: int, rule: Rule, y: Tensor) -> None:
         """Rebuild state k from states k + 1, k + 2 and the recomputed y; release state k + 2."""
@@ -234,26 +228,17 @@ class Tape:
         if self.rebuilds(k):
             x_prev = self.states[k]
             _allocate(x_prev)
-            for index, rows in enumerate(_slices(x_curr)):
-                side = (
-                    unpack_side_info(self.sides[k][index], rule.side_bits, x_curr[rows].shape)
-                    if self.sides[k]
-                    else None
-                )
-                x_prev[rows] = rule.invert(x_next[rows], x_curr[rows], y[rows], side, rows)
-            self._compare(k, x_prev)
-            del self.sides[k]
+            check = k in self.sums
+            found = inverse_pass(rule, x_prev, x_next, x_curr, y, self.sides.pop(k), check, self.kernel)
+            if check:
+                self.mismatches.append((k, found != self.sums.pop(k)))
+            if k in self.copies:
+                self.errors[k] = (x_prev - self.copies.pop(k)).abs().amax()
         elif self.first_sum is not None:  # no inversion here to show a block that did not repeat itself
-            self.mismatches.append((k, _bit_sum(y.float()) != self.first_sum))
+            self.mismatches.append((k, bit_sum(y.float()) != self.first_sum))
         self.consumed = True
         if not self.hands_out(k + 2):
             _free(x_next)
-
-    def _compare(self, k: int, x_prev: Tensor) -> None:
-        if k in self.sums:
-            self.mismatches.append((k, _bit_sum(x_prev) != self.sums.pop(k)))
-        if k in self.copies:
-            self.errors[k] = (x_prev - self.copies.pop(k)).abs().amax()
 
     def _finish_backward(self) -> None:
         """Run by autograd when the backward pass ends: one synchronisation for all checks, then release the states."""

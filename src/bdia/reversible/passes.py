@@ -1,0 +1,157 @@
+"""One pass over the tensors of an update: the step, the packed side information, the range check, the integrity sum.
+
+The eager pass works slice by slice, so that its temporaries stay in cache; the compiled one is a single kernel that
+reads and writes every tensor once. Both give the same bits. B batch.
+"""
+
+import functools
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from bdia.reversible.rules import BdiaRule, Rule
+from bdia.reversible.side_info import pack_lanes, pack_side_info, packed_shape, unpack_lanes, unpack_side_info
+from bdia.reversible.step import Coefficients, exact_inverse, exact_step
+
+KERNELS = ("auto", "compiled", "eager")
+COMPILE_FROM = 2**20  # elements of a stream from which "auto" compiles: below, compiling takes longer than it saves
+SLICE_ELEMENTS = {"cpu": 2**18}  # temporaries of a step stay in cache; on an accelerator launches cost more
+DEFAULT_SLICE_ELEMENTS = 2**21
+
+
+class Passed(NamedTuple):
+    """x_next; packed residues; peak, the largest magnitude in units u; sum of x_prev's bits (None: not asked for)."""
+
+    x_next: Tensor
+    packed: Tensor | None
+    peak: Tensor | None
+    bit_sum: Tensor | None
+
+
+class CompilerWarning(UserWarning):
+    """torch.compile does not work here; the step runs eagerly, with the same bits."""
+
+
+def bit_sum(x: Tensor) -> Tensor:
+    """Sum the bit patterns of a float32 tensor as integers: changes with any changed bit, whatever the order."""
+    return x.view(torch.int32).sum(dtype=torch.int64)
+
+
+def forward_pass(
+    rule: Rule, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, note: bool, verify: bool, kernel: str
+) -> Passed:
+    """Take an update.
+
+    Args:
+        note: pack the residues: x_prev will be freed.
+        verify: sum x_prev's bits.
+        kernel: one of KERNELS.
+    """
+    x_next = torch.empty_like(x_curr, memory_format=torch.contiguous_format)
+    packed = x_curr.new_empty(packed_shape(x_curr.shape, rule.side_bits), dtype=torch.uint8) if note else None
+    if isinstance(rule, BdiaRule) and _compiles(kernel, x_next):
+        tensors = (*map(_lanes, (x_next, x_prev, x_curr, y)), packed, rule.coefficients(3), verify)
+        if (found := _run_compiled(_fused_forward, kernel, tensors)) is not None:
+            return Passed(x_next, packed, *found)
+    peaks, sums = [], []
+    for rows in _slices(x_curr):
+        before = None if x_prev is None else x_prev[rows]
+        x_next[rows], side, peak = rule.advance(before, x_curr[rows], y[rows], rows)
+        if note and side is not None and rule.side_bits:
+            packed[rows] = pack_side_info(side, rule.side_bits)
+        peaks += [] if peak is None else [peak]
+        sums += [bit_sum(before)] if verify else []
+    return Passed(x_next, packed, torch.stack(peaks).amax() if peaks else None, sum(sums) if sums else None)
+
+
+def inverse_pass(
+    rule: Rule, x_prev: Tensor, x_next: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, verify: bool, kernel: str
+) -> Tensor | None:
+    """Invert an update into the memory of x_prev; return the sum of its bits if `verify`."""
+    if isinstance(rule, BdiaRule) and _compiles(kernel, x_prev):
+        tensors = (*map(_lanes, (x_prev, x_next, x_curr, y)), packed, rule.coefficients(3), verify)
+        if (found := _run_compiled(_fused_inverse, kernel, tensors)) is not None:
+            return found[0]
+    sums = []
+    for rows in _slices(x_curr):
+        side = unpack_side_info(packed[rows], rule.side_bits, x_curr[rows].shape) if rule.side_bits else None
+        x_prev[rows] = rule.invert(x_next[rows], x_curr[rows], y[rows], side, rows)
+        sums += [bit_sum(x_prev[rows])] if verify else []
+    return sum(sums) if sums else None
+
+
+def _slices(x: Tensor) -> list[slice]:
+    """Cut the batch so that a slice holds about SLICE_ELEMENTS values; all slices whole samples."""
+    per_sample = max(1, x.numel() // max(1, x.shape[0]))
+    rows = max(1, SLICE_ELEMENTS.get(x.device.type, DEFAULT_SLICE_ELEMENTS) // per_sample)
+    return [slice(start, start + rows) for start in range(0, x.shape[0], rows)]
+
+
+# --- the compiled pass: tensors as (B, 8, n / 8), the lanes of the side information, so every access is a vector ---
+
+
+def _lanes(x: Tensor) -> Tensor:
+    lanes = x.reshape(x.shape[0], 8, -1).data  # not a view, whose base's shape would ask for another kernel
+    torch._dynamo.mark_static(lanes, 1)
+    return lanes
+
+
+def _fused_forward(
+    x_next: Tensor, x_prev: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor | None, c: Coefficients, verify: bool
+) -> tuple[Tensor, Tensor | None]:
+    found, side, peak = exact_step(x_prev, x_curr, y, c)
+    x_next.copy_(found)
+    if packed is not None:
+        packed.copy_(pack_lanes(side, packed.shape[1]))
+    return peak, bit_sum(x_prev) if verify else None
+
+
+def _fused_inverse(
+    x_prev: Tensor, x_next: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, c: Coefficients, verify: bool
+) -> tuple[Tensor | None]:
+    found = exact_inverse(x_next, x_curr, y, unpack_lanes(packed, packed.shape[1]), c)
+    x_prev.copy_(found)
+    return (bit_sum(found) if verify else None,)
+
+
+_broken: set[str] = set()  # devices on which compiling failed once
+
+
+def _compiles(kernel: str, out: Tensor) -> bool:
+    """Whether the compiled pass is wanted and can serve: not under a dispatch mode, which could not see into it."""
+    lanes = out.is_contiguous() and out.numel() and not math.prod(out.shape[1:]) % 8
+    if kernel == "eager" or out.device.type in _broken or not lanes:
+        return False
+    return (kernel == "compiled" or out.numel() >= COMPILE_FROM) and not is_in_torch_dispatch_mode()
+
+
+@functools.cache
+def _compiled(function: object, device: str) -> object:
+    # Without these limits the compiler writes intermediate tensors out, and the pass becomes three.
+    options = {"realize_opcount_threshold": 10**4, "realize_reads_threshold": 10**4}
+    if device == "cuda":  # a fused multiply-add would change bits: Triton is told so, the CPU's compiler makes none
+        options["emulate_precision_casts"] = True
+    return torch.compile(function, dynamic=True, fullgraph=True, options=options)
+
+
+def _run_compiled(function: object, kernel: str, arguments: tuple) -> tuple | None:
+    """Run the compiled function; None where it does not compile and the eager pass may take over."""
+    device = arguments[0].device.type
+    try:
+        with torch.no_grad():
+            return _compiled(function, device)(*arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever compilers raise: there are as many kinds as compilers
+        reason = f"torch.compile fails here ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
+        if kernel == "compiled":
+            raise RuntimeError(f"{reason}: set stack.kernel=eager, which gives the same bits") from error
+        _broken.add(device)
+        warnings.warn(
+            f"{reason}; the step runs eagerly, with the same bits. stack.kernel=eager says so", CompilerWarning, 2
+        )
+        return None

@@ -1,0 +1,140 @@
+"""The compiled pass gives the bits of the eager one; without a compiler the eager one takes over, and says so."""
+
+import warnings
+
+import pytest
+import torch
+from reversible_helpers import HALF, D, T, assert_bit_equal, gamma_of, gradients, make_blocks, make_tokens
+from torch._dynamo.utils import counters
+
+import bdia.reversible.passes as passes
+from bdia.reversible import BdiaStack, TwoPoint
+from bdia.reversible.passes import CompilerWarning, forward_pass, inverse_pass
+from bdia.reversible.rules import BdiaRule
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    """Skip where there is no compiler; the first kernels of this process are made here."""
+    try:
+        both(*step_inputs(gamma_of("1/2", "-1/2"), (2, 40)))
+    except RuntimeError as error:
+        pytest.skip(f"no compiler here: {error}")
+
+
+@pytest.fixture
+def kernels_made(compiler):
+    """kernels_made(): how many kernels this test compiled so far."""
+    before = counters["stats"]["unique_graphs"]
+    return lambda: counters["stats"]["unique_graphs"] - before
+
+
+def step_inputs(gamma, shape, dtype=torch.float32, bits=9):
+    """A rule and x_prev, x_curr, y; large values too."""
+    side_bits = int(gamma.denominator.max() - 1).bit_length()
+    generator = torch.Generator().manual_seed(len(gamma.numerator) + shape[-1])
+    x_prev, x_curr = (torch.randint(-(2**19), 2**19, shape, generator=generator) / 2**bits for _ in range(2))
+    return BdiaRule(gamma, bits, side_bits), x_prev, x_curr, (50 * torch.randn(shape, generator=generator)).to(dtype)
+
+
+def both(rule, x_prev, x_curr, y, note=True, verify=True):
+    """What the two passes make of one update and of its inverse: two lists of tensors."""
+    found = []
+    for kernel in ("eager", "compiled"):
+        passed = forward_pass(rule, x_prev, x_curr, y, note, verify, kernel)
+        rebuilt = torch.full_like(x_prev, torch.nan)
+        bits = inverse_pass(rule, rebuilt, passed.x_next, x_curr, y, passed.packed, verify, kernel) if note else None
+        found.append([t for t in (*passed, rebuilt if note else None, bits) if t is not None])
+    return found
+
+
+# One gamma per sample: dyadic and general fractions beside each other.
+MIXED = gamma_of("1/2", "-1/2", "3/5", "-7/3", "7/8", "-1/6", "5", "-5/8")
+
+
+def test_compiled_and_eager_passes_agree_in_every_bit_without_compiling_again(kernels_made):
+    halves = gamma_of("1/2", "-1/2", "-1/2")
+    for gamma, shape in ((halves, (3, 16)), (MIXED, (8, 5, 24)), (MIXED, (8, 3, 7, 8)), (halves, (3, 65, 512))):
+        for bits in (5, 9):
+            eager, compiled = both(*step_inputs(gamma, shape, bits=bits))
+            assert len(eager) == 6 and all(torch.equal(a, b) for a, b in zip(eager, compiled, strict=True))
+            assert torch.equal(compiled[-2], step_inputs(gamma, shape, bits=bits)[1])
+    assert kernels_made() <= 2  # each way one for several bit planes; those for one plane are there
+
+
+@pytest.mark.parametrize(("note", "verify"), [(False, False), (True, False)])
+def test_passes_agree_where_nothing_is_noted_or_summed_and_y_is_bfloat16(kernels_made, note, verify):
+    eager, compiled = both(*step_inputs(MIXED, (8, 5, 24), torch.bfloat16), note, verify)
+    assert kernels_made() and len(eager) == (4 if note else 2)
+    assert all(torch.equal(a, b) for a, b in zip(eager, compiled, strict=True))
+
+
+def test_a_value_that_is_not_finite_reaches_the_peak_of_both_passes(kernels_made):
+    rule, x_prev, x_curr, y = step_inputs(MIXED, (8, 5, 24))
+    y[3, 2, 1] = torch.nan
+    eager, compiled = both(rule, x_prev, x_curr, y)
+    assert eager[2].isnan() and compiled[2].isnan()
+
+
+def test_a_stack_trains_to_the_same_bits_with_either_kernel(compiler, fused_calls):
+    blocks, x = make_blocks(5, 0.1), make_tokens()
+    found = gradients(BdiaStack(blocks, HALF, kernel="compiled"), x, steps=2)
+    assert fused_calls == 2 * (["_fused_forward"] * 4 + ["_fused_inverse"] * 3)
+    assert_bit_equal(found, gradients(BdiaStack(blocks, HALF, kernel="eager"), x, steps=2))
+
+
+def test_a_sample_that_is_no_multiple_of_eight_values_trains_with_the_compiled_kernel_too(fused_calls):
+    blocks, x = make_blocks(4, width=5), make_tokens(shape=(3, 3, 5))
+    found = gradients(BdiaStack(blocks, TwoPoint("3/5"), kernel="compiled"), x)
+    assert not fused_calls
+    assert_bit_equal(found, gradients(BdiaStack(blocks, TwoPoint("3/5"), kernel="eager"), x))
+
+
+@pytest.fixture
+def fused_calls(monkeypatch):
+    """Names of the compiled passes that ran."""
+    calls, run = [], passes._run_compiled
+    note = lambda function, *rest: calls.append(function.__name__) or run(function, *rest)  # noqa: E731
+    monkeypatch.setattr(passes, "_run_compiled", note)
+    return calls
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    """A torch.compile that fails as it does without g++."""
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(passes, "COMPILE_FROM", 0)
+    monkeypatch.setattr(passes, "_broken", set())
+    passes._compiled.cache_clear()
+
+
+def test_without_a_compiler_auto_warns_once_and_gives_the_same_bits(no_compiler):
+    blocks, x = make_blocks(5, 0.1), make_tokens()
+    with pytest.warns(CompilerWarning, match=r"No working C.. compiler.*stack\.kernel=eager"):
+        found = gradients(BdiaStack(blocks), x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradients(BdiaStack(blocks), x)
+    assert_bit_equal(found, gradients(BdiaStack(blocks, kernel="eager"), x))
+
+
+def test_without_a_compiler_the_compiled_kernel_is_refused_with_the_way_out(no_compiler):
+    with pytest.raises(RuntimeError, match=r"No working C.. compiler.*stack\.kernel=eager"):
+        BdiaStack(make_blocks(3), kernel="compiled")(make_tokens())
+
+
+def test_auto_leaves_small_streams_to_the_eager_pass(monkeypatch):
+    monkeypatch.setattr(passes, "_run_compiled", lambda *_: pytest.fail("compiled"))
+    gradients(BdiaStack(make_blocks(3)), make_tokens())
+    monkeypatch.setattr(passes, "COMPILE_FROM", 2 * T * D)
+    with pytest.raises(pytest.fail.Exception, match="compiled"):
+        gradients(BdiaStack(make_blocks(3)), make_tokens())
+
+
+def test_an_unknown_kernel_is_refused():
+    with pytest.raises(ValueError, match=r"kernel='triton'.*auto, compiled, eager.*stack.kernel"):
+        BdiaStack(make_blocks(2), kernel="triton")
