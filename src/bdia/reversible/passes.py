@@ -18,7 +18,7 @@ from bdia.reversible.side_info import pack_lanes, pack_side_info, packed_shape, 
 from bdia.reversible.step import Coefficients, exact_inverse, exact_step
 
 KERNELS = ("auto", "compiled", "eager")
-COMPILE_FROM = 2**20  # elements of a stream from which "auto" compiles: below, compiling takes longer than it saves
+COMPILE_FROM = 2**18  # elements of a stream from which "auto" compiles: below, one slice of it stays in cache anyway
 SLICE_ELEMENTS = {"cpu": 2**18}  # temporaries of a step stay in cache; on an accelerator launches cost more
 DEFAULT_SLICE_ELEMENTS = 2**21
 
