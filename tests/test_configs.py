@@ -11,7 +11,7 @@ from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-import bdia.train
+import bdia.run
 from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer
 from bdia.data.tokenizer import Bytes
 from bdia.train import CONFIGS, train
@@ -92,7 +92,7 @@ def test_every_job_of_every_experiment_composes_and_builds(experiment, tmp_path)
         cfg = compose_config(f"experiment={experiment}", *job)
         assert cfg.name == experiment
         build_all(cfg, tmp_path)
-        hashes.add(bdia.train.config_sha256(bdia.train.recorded_config(cfg)))
+        hashes.add(bdia.run.config_sha256(bdia.run.recorded_config(cfg)))
     assert len(hashes) == len(jobs)
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 
-import bdia.train
+import bdia.run
 from bdia.build import load_run, load_task
 from bdia.loggers import _has_key
 from bdia.measure import describe_device
@@ -174,10 +174,10 @@ def test_another_config_is_another_run(tiny):
 
 def test_where_things_lie_and_who_logs_does_not_change_the_hash(tiny, tmp_path):
     cfgs = (tiny(), tiny("logger=default", f"paths.results={tmp_path / 'other'}", "rerun=true"))
-    first, second = (bdia.train.recorded_config(cfg) for cfg in cfgs)
+    first, second = (bdia.run.recorded_config(cfg) for cfg in cfgs)
     assert first == second
     here, there = (
-        bdia.train.recorded_config(tiny("data=cifar10", f"data.data_dir={place}", "data.train_per_class=4"))
+        bdia.run.recorded_config(tiny("data=cifar10", f"data.data_dir={place}", "data.train_per_class=4"))
         for place in (tmp_path, "data")
     )
     assert here == there
@@ -358,7 +358,7 @@ def test_two_processes_never_train_the_same_config_in_the_same_folder(tiny, tmp_
     cfg = tiny("trainer.max_epochs=1")
     train(cfg)
     cfg.rerun = True
-    with bdia.train._lock(run_dir(cfg)), pytest.raises(RuntimeError, match="another process trains this config"):
+    with bdia.run._lock(run_dir(cfg)), pytest.raises(RuntimeError, match="another process trains this config"):
         train(cfg)
     assert len(read_records(tmp_path / "results")) == 1
 

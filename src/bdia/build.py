@@ -16,8 +16,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from bdia.data.module import DataModule
-from bdia.data.tokenizer import load_tokenizer
-from bdia.tasks import Task, TextTask
+from bdia.tasks import Task
 
 # What Lightning says of normal runs here: a run's folder holds its config and checkpoint, short epochs are meant.
 EXPECTED_WARNINGS = (
@@ -99,6 +98,9 @@ def load_task(
 
 
 def _saved_arguments(cfg: DictConfig, tokenizer_file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    from bdia.data.tokenizer import load_tokenizer  # here: runs on images need no tokenizer
+    from bdia.tasks import TextTask
+
     if not issubclass(get_class(cfg.model._target_), TextTask):
         return build_data(cfg).net_arguments, {}
     tokenizer = load_tokenizer(tokenizer_file)

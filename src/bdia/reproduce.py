@@ -25,7 +25,8 @@ from bdia.data.module import DataModule
 from bdia.results.report import build_report
 from bdia.results.store import read_records
 from bdia.results.tables import table_text
-from bdia.train import CONFIGS, free_memory
+from bdia.run import free_memory
+from bdia.train import CONFIGS
 
 SCALES = ("paper", "cpu", "smoke")
 # What can be reproduced -> its experiment at the paper's scale; the other scales' have the scale behind the name.

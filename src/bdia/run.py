@@ -1,4 +1,4 @@
-"""Train one model from a config and leave one record. `python -m bdia.train experiment=demo`."""
+"""One run: a config -> fit, test, one record. `bdia.train` is its command."""
 
 import contextlib
 import fcntl
@@ -7,7 +7,6 @@ import logging
 import math
 import re
 import shutil
-import signal
 import sys
 import time
 import traceback
@@ -18,21 +17,18 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer
-from bdia.data.module import TextDataModule
 from bdia.measure import Measurement, describe_device
 from bdia.results.identity import config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RunRecord
 from bdia.results.store import write_record
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-ROOT = CONFIGS.parent
+ROOT = Path(__file__).parents[2]
 log = logging.getLogger("bdia")
 
 _NOT_THE_CONDITION = ("paths", "logger", "rerun")  # where things lie and what is logged do not change a result
@@ -137,14 +133,12 @@ def _run_and_record(cfg: DictConfig, recorded: dict[str, Any], sha: str, run_dir
 
 def _check_same_text(cfg: DictConfig, record: RunRecord) -> None:
     """Refuse a finished run whose text was another one: unlike images, text is the user's own and may have changed."""
-    data = build_data(cfg)
-    if isinstance(data, TextDataModule):
-        for name, value in data.facts.items():
-            if not math.isclose(value, seen := record.final(name) or 0.0):
-                raise ValueError(
-                    f"{name} is {value:g} in the data and {seen:g} in the finished run {record.run_id}: the text has "
-                    "changed. rerun=true trains on the new one"
-                )
+    for name, value in build_data(cfg).facts.items():
+        if not math.isclose(value, seen := record.final(name) or 0.0):
+            raise ValueError(
+                f"{name} is {value:g} in the data and {seen:g} in the finished run {record.run_id}: the text has "
+                "changed. rerun=true trains on the new one"
+            )
 
 
 def _check_devices(devices: Any) -> None:
@@ -239,19 +233,3 @@ def _status(error: BaseException) -> str:
 
 def _stack_name(recorded: dict[str, Any]) -> str:
     return recorded["stack"]["_target_"].rpartition(".")[2]
-
-
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
-def main(cfg: DictConfig) -> float | None:
-    """Run one job; returns the test accuracy, BLEU or else loss for sweepers."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    try:
-        record = train(cfg)
-    except SIGTERMException:
-        sys.exit(128 + signal.SIGTERM)  # Lightning exits with 0, which a launcher takes for success
-    results = (record.final(name, "test") for name in ("accuracy", "bleu", "loss"))
-    return next((value for value in results if value is not None), None)
-
-
-if __name__ == "__main__":
-    main()

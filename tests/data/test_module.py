@@ -2,7 +2,7 @@
 
 import pytest
 
-from bdia.data.module import TextDataModule
+from bdia.data.text_module import TextDataModule
 from bdia.data.tokenizer import Bytes, fingerprint, load_tokenizer
 
 

@@ -7,8 +7,8 @@ from tokenizers import Tokenizer
 
 from bdia.data.documents import Document, Source
 from bdia.data.errors import DataCorruptError
-from bdia.data.module import TextDataModule
 from bdia.data.splits import check_fractions, split_documents
+from bdia.data.text_module import TextDataModule
 from bdia.data.token_file import (
     LARGEST_VOCABULARY,
     cached_splits,

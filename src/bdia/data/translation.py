@@ -8,9 +8,9 @@ from tokenizers import Tokenizer
 
 from bdia.data.buckets import PAD_ID, BucketLoader, TokenTable
 from bdia.data.errors import DataCorruptError
-from bdia.data.module import TextDataModule
 from bdia.data.pairs import PairSource
 from bdia.data.splits import SPLITS, Pair, Pairs
+from bdia.data.text_module import TextDataModule
 from bdia.data.tokenizer import BOS, EOS, PAD, TokenizerBuilder
 
 BOS_ID, EOS_ID = PAD_ID + 1, PAD_ID + 2
