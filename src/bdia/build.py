@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from bdia.data.module import DataModule
+from bdia.progress import ProgressBar
 from bdia.tasks import Task
 
 # What Lightning says of normal runs here: a run's folder holds its config and checkpoint, short epochs are meant.
@@ -124,4 +125,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logg
     """Build the Lightning trainer; of its warnings only the expected ones are silenced."""
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=run_dir, _convert_="all")
+    bar = [ProgressBar()] if cfg.trainer.get("enable_progress_bar", True) else []
+    return instantiate(
+        cfg.trainer, callbacks=[*callbacks, *bar], logger=loggers, default_root_dir=run_dir, _convert_="all"
+    )

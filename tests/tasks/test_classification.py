@@ -27,12 +27,12 @@ class Fixed(nn.Module):
 def test_loss_is_the_mean_cross_entropy_in_nats_and_accuracy_in_per_cent(step, split, monkeypatch):
     task = ImageClassification(Fixed([[0.0, 0.0], [0.0, 0.0], [9.0, 0.0], [0.0, 9.0]]), None, None)
     logged = {}
-    monkeypatch.setattr(task, "log_dict", lambda values, **options: logged.update(values, **options))
+    monkeypatch.setattr(task, "log_metric", lambda name, value, weight: logged.update({name: value, "weight": weight}))
     loss = getattr(task, step)((torch.zeros(4, 3, 32, 32), torch.tensor([0, 0, 0, 0])), 0)
     wanted = (2 * math.log(2) + math.log1p(math.exp(-9)) + 9 + math.log1p(math.exp(-9))) / 4
     assert logged[f"{split}/loss"].item() == pytest.approx(wanted, rel=1e-6)
     assert logged[f"{split}/accuracy"].item() == 75
-    assert logged["batch_size"] == 4
+    assert logged["weight"] == 4
     assert not logged[f"{split}/loss"].requires_grad
     assert (loss is not None) == (step == "training_step")
     if loss is not None:

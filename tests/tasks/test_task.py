@@ -1,9 +1,13 @@
 """What every task shares: the schedule's length, one seed per batch, no gradient kept between steps."""
 
+import traceback
+
+import pytest
 import torch
 from lightning.pytorch import Callback
 
 from bdia.build import build_task
+from bdia.tasks import ImageClassification
 from bdia.train import train
 from training_helpers import assert_same, checkpoint
 
@@ -72,3 +76,44 @@ def test_frozen_parameters_are_not_handed_to_the_optimizer(tiny):
     handed = task.configure_optimizers()["optimizer"].param_groups[0]["params"]
     assert len(handed) == len(list(task.parameters())) - 1
     assert not any(p is task.net.cls_token for p in handed)
+
+
+def test_lightning_is_told_of_a_metric_once_an_epoch(tiny, monkeypatch):
+    told, log = [], ImageClassification.log
+
+    def tell(self, name, *arguments, **settings):
+        told.append(name)
+        log(self, name, *arguments, **settings)
+
+    monkeypatch.setattr(ImageClassification, "log", tell)
+    record = train(tiny("trainer.max_epochs=2"))
+    assert sorted(told) == sorted(
+        [f"{split}/{name}" for split in ("train", "train", "val", "val", "test") for name in ("loss", "accuracy")]
+    )
+    assert [row.step for row in record.curve("loss", "train")] == [5, 10]
+
+
+def test_an_epochs_training_loss_is_the_mean_over_its_samples(tiny, add_callbacks):
+    seen = []
+
+    class Losses(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.append((outputs["loss"].item(), len(batch[0])))
+
+    add_callbacks(Losses())
+    record = train(tiny("trainer.max_epochs=2", "data.batch_size=15"))  # 15, 15 and 10 images
+    assert [size for _, size in seen] == [15, 15, 10] * 2
+    wanted = [sum(loss * size for loss, size in epoch) / 40 for epoch in (seen[:3], seen[3:])]
+    assert [row.value for row in record.curve("loss", "train")] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_seeding_a_batch_does_not_look_at_the_call_stack(tiny, monkeypatch, add_callbacks):
+    looked = []
+
+    class Watch(Callback):  # its hook comes before the task's, which seeds
+        def on_train_batch_start(self, *_):
+            monkeypatch.setattr(traceback, "format_stack", lambda *_: looked.append("format_stack") or [])
+
+    add_callbacks(Watch())
+    train(tiny("trainer.max_epochs=1", "stack=standard"))
+    assert looked == []

@@ -1,10 +1,14 @@
 """Image classification: cross-entropy and accuracy."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from bdia.tasks.mean import Mean
 from bdia.tasks.task import Task
 
+SPLITS = ("train", "val", "test")
 Batch = tuple[Tensor, Tensor]  # images (B, C, height, width) float32, labels (B,) int64
 
 
@@ -12,6 +16,10 @@ class ImageClassification(Task):
     """Cross-entropy in nats and top-1 accuracy in %, per epoch and split."""
 
     kind = "images"
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.metrics.update({f"{split}/{name}": Mean() for split in SPLITS for name in ("loss", "accuracy")})
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of one training batch."""
@@ -30,6 +38,6 @@ class ImageClassification(Task):
         logits = self.net(images)
         loss = F.cross_entropy(logits, labels)
         accuracy = (logits.argmax(dim=1) == labels).float().mean() * 100
-        values = {f"{split}/loss": loss.detach(), f"{split}/accuracy": accuracy}
-        self.log_dict(values, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels), sync_dist=True)
+        self.log_metric(f"{split}/loss", loss.detach(), len(labels))
+        self.log_metric(f"{split}/accuracy", accuracy, len(labels))
         return loss

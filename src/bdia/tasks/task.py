@@ -39,6 +39,7 @@ class Task(LightningModule):
         self.net, self.optimizer, self.scheduler, self.seed = net, optimizer, scheduler, seed
         self.gradients: dict[str, torch.Tensor] = {}
         self.signatures: dict[str, str] = {}
+        self.metrics = nn.ModuleDict()
 
     def size(self, batch: Any) -> int | torch.Tensor:
         """Return how much a batch holds: images, or the target tokens of a text task."""
@@ -55,7 +56,18 @@ class Task(LightningModule):
         # Lightning counts the batch in hand as ready: the count is the same after a resume.
         seen = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
         digest = hashlib.sha256(f"{self.seed}/{self.global_rank}/{seen}".encode()).digest()
-        torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        seed = int.from_bytes(digest[:8], "little") >> 1
+        # What torch.manual_seed does, without its notes of the call stack for each kind of device that is not there.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
+
+    def log_metric(self, name: str, *values: Any, prog_bar: bool = True) -> None:
+        """Update `metrics[name]`; Lightning is told of it once an epoch, because telling costs more than the update."""
+        metric = self.metrics[name]
+        if not metric.update_called:
+            self.log(name, metric, on_step=False, on_epoch=True, prog_bar=prog_bar, batch_size=1)
+        metric.update(*values)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Step, then drop the gradients: Lightning would keep them through the next forward, where memory peaks."""

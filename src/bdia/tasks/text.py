@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 from bdia.data.tokenizer import fingerprint
@@ -58,7 +58,7 @@ class TextTask(Task):
         self.fingerprint = fingerprint(tokenizer)
         metrics = {f"{split}/loss": TokenMean() for split in ("train", "val", "test")}
         metrics |= {f"{split}/perplexity": Perplexity() for split in ("val", "test")}
-        self.metrics = nn.ModuleDict(metrics)
+        self.metrics.update(metrics)
 
     def nll(self, batch: tuple[Tensor, ...], label_smoothing: float) -> tuple[Tensor, int | Tensor]:
         """Return the cross-entropy, nat, summed over the batch's target tokens, and their number."""
@@ -92,10 +92,9 @@ class TextTask(Task):
         self._log("test", *self.nll(batch, 0.0))
 
     def _log(self, split: str, total: Tensor, count: int | Tensor) -> None:
-        for name, metric in self.metrics.items():
+        for name in self.metrics:
             if name.startswith(f"{split}/"):
-                metric.update(total.detach(), count)
-                self.log(name, metric, on_step=False, on_epoch=True, prog_bar=name.endswith("loss"), batch_size=1)
+                self.log_metric(name, total.detach(), count, prog_bar=name.endswith("loss"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the tokenizer's fingerprint too."""
