@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 from torch.nn import Linear
 
 from bdia.build import build_task
+from bdia.config import CONFIGS
 from bdia.refusals import refusal
 from bdia.results.store import read_records
-from bdia.train import CONFIGS
 from training_helpers import TINY, compose_config
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1"}

@@ -13,6 +13,7 @@ import pytest
 
 import bdia.reproduce
 from bdia.build import build_data
+from bdia.config import CONFIGS
 from bdia.data.cifar import CifarDataModule
 from bdia.data.errors import DataNotFoundError
 from bdia.reproduce import (
@@ -28,7 +29,6 @@ from bdia.reproduce import (
     sweep_command,
     sweep_of,
 )
-from bdia.train import CONFIGS
 
 
 @pytest.mark.parametrize(

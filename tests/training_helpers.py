@@ -12,8 +12,9 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
+from bdia.config import CONFIGS
 from bdia.results.store import read_records
-from bdia.train import CONFIGS, train
+from bdia.train import train
 
 # 40 training images in 5 batches; a ViT of width 16 and depth 3, so that BDIA keeps side information.
 TINY = (

@@ -39,7 +39,7 @@ def build_task(
     """Build the model on its stack, with optimizer and schedule. Seed torch first: weights are drawn here.
 
     Args:
-        cfg: the run's config.
+        cfg: the run's config; one without `data` is not asked whether they fit the model.
         net_arguments, task_arguments: what the data module's properties of these names say.
     """
     _check_fit(cfg)
@@ -50,7 +50,14 @@ def build_task(
     return task(net=net, optimizer=optimizer, scheduler=scheduler, seed=cfg.seed, **(task_arguments or {}))
 
 
+def kind_of_model(cfg: DictConfig) -> str:
+    """Return what the model of a config learns from: "images", "documents" or "sentence pairs"."""
+    return get_class(cfg.model._target_).kind
+
+
 def _check_fit(cfg: DictConfig) -> None:
+    if "data" not in cfg:
+        return
     data, task = (get_class(part._target_) for part in (cfg.data, cfg.model))
     if data.kind != task.kind:
         raise ValueError(

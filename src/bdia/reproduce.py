@@ -11,22 +11,21 @@ import statistics
 import subprocess
 import sys
 import time
-import warnings
 from itertools import cycle, islice, product
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from bdia.build import build_data, build_task
+from bdia.config import compose
 from bdia.data.errors import DataNotFoundError
 from bdia.data.module import DataModule
 from bdia.results.report import build_report
 from bdia.results.store import read_records
 from bdia.results.tables import table_text
 from bdia.run import free_memory
-from bdia.train import CONFIGS
+from bdia.workload import Workload
 
 SCALES = ("paper", "cpu", "smoke")
 # What can be reproduced -> its experiment at the paper's scale; the other scales' have the scale behind the name.
@@ -53,16 +52,14 @@ def choose_scale(asked: str | None, has_gpu: bool) -> tuple[str, str]:
 
 def sweep_of(experiment: str) -> list[list[str]]:
     """Return the overrides of each of an experiment's variants: its sweep without the seeds."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides=[f"experiment={experiment}"], return_hydra_config=True)
+    cfg = compose([f"experiment={experiment}"], return_hydra_config=True)
     swept = {key: str(values).split(",") for key, values in cfg.hydra.sweeper.params.items() if key != "seed"}
     return [[f"{key}={value}" for key, value in zip(swept, job, strict=True)] for job in product(*swept.values())]
 
 
 def job_config(experiment: str, overrides: list[str]) -> DictConfig:
     """Compose one job of an experiment."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", overrides=[f"experiment={experiment}", *overrides])
+    return compose([f"experiment={experiment}", *overrides])
 
 
 def seconds_per_step(cfg: DictConfig, data: DataModule, device: str, repeats: int = 3) -> float:
@@ -73,11 +70,7 @@ def seconds_per_step(cfg: DictConfig, data: DataModule, device: str, repeats: in
     for batch in islice(cycle(data.train_dataloader()), 1 + repeats):
         batch = tuple(tensor.to(device) for tensor in batch)
         start = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the task logs, and there is no trainer to log to
-            task.training_step(batch, 0).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        Workload(task, batch, optimizer, cfg.trainer.precision).step()
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)

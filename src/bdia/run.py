@@ -23,12 +23,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer
+from bdia.config import CONFIGS
 from bdia.measure import Measurement, describe_device
+from bdia.plan.run import fit_run_to_memory
 from bdia.results.identity import config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RunRecord
 from bdia.results.store import write_record
 
-ROOT = Path(__file__).parents[2]
+ROOT = CONFIGS.parent
 log = logging.getLogger("bdia")
 
 _NOT_THE_CONDITION = ("paths", "logger", "rerun")  # where things lie and what is logged do not change a result
@@ -179,6 +181,11 @@ def _fit_and_test(
     outcome = "failed"
     try:
         trainer = build_trainer(cfg, callbacks, loggers, run_dir)
+        if cfg.stack.get("memory_budget") is not None:
+            on_cuda = trainer.strategy.root_device.type == "cuda"
+            fit = fit_run_to_memory(cfg, data, task, on_cuda)
+            rows.append(_metric("kept_blocks", fit.kept_blocks))
+            log.info("%s", fit)
         last = run_dir / "last.ckpt"
         if last.exists():
             log.info("continues from %s", last)

@@ -6,16 +6,14 @@ torch is imported when there is a job: --help, --cfg and a mistyped override are
 import logging
 import signal
 import sys
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
+from bdia.config import CONFIGS
 from bdia.probes import without
 from bdia.refusals import end_of_job, one_line_errors
 from bdia.results.record import RunRecord
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def train(cfg: DictConfig) -> RunRecord:

@@ -128,6 +128,22 @@ class BucketLoader(EpochLoader):
         numbers, source, target = chosen
         return self.source.padded(numbers, source), self.target.padded(numbers, target), numbers
 
+    def largest(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return two batches of padding: one with the most elements, one with the most pairs of tokens (attention).
+
+        Shapes are those of the cells, the largest that shuffling can make of a batch.
+        """
+        shapes = []
+        for cells in self.cells[self.order].split(self.sizes):
+            source, target = cells.amax(dim=0).tolist()
+            shapes.append((len(cells), source, target))
+        elements = max(shapes, key=lambda shape: shape[0] * (shape[1] + shape[2]))
+        pairs = max(shapes, key=lambda shape: shape[0] * (shape[1] ** 2 + shape[1] * shape[2] + shape[2] ** 2))
+        return [
+            (torch.full((b, s), PAD_ID), torch.full((b, t), PAD_ID), torch.arange(b))
+            for b, s, t in dict.fromkeys([elements, pairs])
+        ]
+
     def _shuffled(self, epoch: int) -> tuple[Tensor, list[int]]:
         """Return the order of the pairs in an epoch, (N,) on the CPU, and the sizes of its batches."""
         if self.shuffle_seed is None:

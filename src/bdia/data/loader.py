@@ -69,6 +69,10 @@ class EpochLoader(ABC):
     def plan(self) -> dict[str, Any]:
         """Return what the plan of an epoch depends on, as plain values; a resume inside an epoch must find it again."""
 
+    def largest(self) -> list[tuple[Tensor, ...]]:
+        """Return one batch, or several, that no batch of any epoch takes more memory than; the data's place is kept."""
+        return [self.collate(self.batch_indices(0)[0], 0, 0)]
+
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield the batches from the position loaded last, else from batch 0."""
         # A generator: nothing below runs before the first batch is asked for. Lightning calls iter() first (once only

@@ -1,17 +1,18 @@
-"""Exact accounting of live tensor storages on the CPU, where there is no allocator to ask.
+"""Exact accounting of live tensor storages, where there is no allocator to ask: on the CPU, and on fake tensors.
 
 `torch.distributed._tools.MemTracker` does the same, but books a whole Lightning step under "optimizer", for Lightning
 runs forward and backward inside `optimizer.step(closure)`. The tests hold the two totals equal outside Lightning.
 """
 
+import functools
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
 
 
 class StorageMeter(TorchDispatchMode):
@@ -32,31 +33,82 @@ class StorageMeter(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor], parameters: Iterable[torch.nn.Parameter]) -> None:
         super().__init__()
         self.parameters = list(parameters)
-        self.live = WeakIdKeyDictionary({tensor.untyped_storage(): None for tensor in known})
+        self.live: dict[int, _Entry] = {}  # by id of the storage object, which lives as long as the storage
+        self.alive = 0
+        self.owned: dict[str | None, int] = {}
         self.owner: str | None = None
+        for tensor in known:
+            self._note(tensor.untyped_storage())
         self.peak = self.gradients_at_peak = 0
         self.owned_at_peak: dict[str, int] = {}
+
+    def __enter__(self) -> "StorageMeter":
+        """Follow resizing too, which is no operation and passes no dispatcher (torch's MemTracker does it so)."""
+        resize = UntypedStorage.resize_
+
+        @functools.wraps(resize)
+        def noted(storage: UntypedStorage, size: int) -> Any:
+            result = resize(storage, size)
+            if id(storage) in self.live:
+                self._note(storage)
+            return result
+
+        UntypedStorage.resize_, self._resize = noted, resize
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave resizing as it was."""
+        UntypedStorage.resize_ = self._resize
+        super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Run the operation, note its results, update the peak."""
         results = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(results):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage() not in self.live:
-                self.live[tensor.untyped_storage()] = self.owner
-        if (total := self.total()) > self.peak:
-            self.peak = total
+        for tensor in (results,) if isinstance(results, Tensor) else tree_leaves(results):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
+        if self.alive > self.peak:
+            self.peak = self.alive
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             self.gradients_at_peak = sum(gradient.nbytes for gradient in gradients)
-            self.owned_at_peak = self._owned({gradient.untyped_storage().data_ptr() for gradient in gradients})
+            self.owned_at_peak = self._owned(gradients)
         return results
 
-    def _owned(self, left_out: set[int]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for storage, owner in self.live.items():
-            if owner is not None and storage.data_ptr() not in left_out:
-                found[owner] = found.get(owner, 0) + storage.nbytes()
-        return found
+    def _note(self, storage: UntypedStorage) -> None:
+        """Book a storage, or its new size."""
+        key, size = id(storage), storage.nbytes()
+        entry = self.live.get(key)
+        if entry is None:
+            entry = self.live[key] = _Entry(weakref.ref(storage, lambda _: self._forget(key)), self.owner)
+        self._add(entry, size - entry.size)
+
+    def _forget(self, key: int) -> None:
+        entry = self.live.pop(key)
+        self._add(entry, -entry.size)
+
+    def _add(self, entry: "_Entry", size: int) -> None:
+        entry.size += size
+        self.alive += size
+        self.owned[entry.owner] = self.owned.get(entry.owner, 0) + size
+
+    def _owned(self, left_out: list[Tensor]) -> dict[str, int]:
+        found = {owner: size for owner, size in self.owned.items() if owner is not None}
+        if found:
+            for key in {id(gradient.untyped_storage()) for gradient in left_out}:
+                entry = self.live[key]
+                if entry.owner is not None:
+                    found[entry.owner] -= entry.size
+        return {owner: size for owner, size in found.items() if size}
 
     def total(self) -> int:
         """Bytes alive now."""
-        return sum(storage.nbytes() for storage in self.live)
+        return self.alive
+
+
+class _Entry:
+    """Bytes of one storage and whose they are."""
+
+    __slots__ = ("alive", "owner", "size")
+
+    def __init__(self, alive: weakref.ref, owner: str | None) -> None:
+        self.alive, self.owner, self.size = alive, owner, 0

@@ -37,6 +37,7 @@ UNITS = {
     "resident_data": "MiB",
     "activation_peak": "MiB",
     "side_information": "MiB",
+    "kept_blocks": "count",  # that stack.memory_budget has room for
     "peak_parameters": "MiB",
     "peak_gradients": "MiB",
     "peak_optimizer": "MiB",

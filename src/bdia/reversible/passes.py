@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from bdia.reversible.rules import BdiaRule, Rule
@@ -88,7 +89,10 @@ def _slices(x: Tensor) -> list[slice]:
     """Cut the batch so that a slice holds about SLICE_ELEMENTS values; all slices whole samples."""
     per_sample = max(1, x.numel() // max(1, x.shape[0]))
     rows = max(1, SLICE_ELEMENTS.get(x.device.type, DEFAULT_SLICE_ELEMENTS) // per_sample)
-    return [slice(start, start + rows) for start in range(0, x.shape[0], rows)]
+    starts = range(0, x.shape[0], rows)
+    if isinstance(x, FakeTensor):  # a planner's tensors hold no values: one slice allocates what each of them does
+        starts = starts[:1]
+    return [slice(start, start + rows) for start in starts]
 
 
 # --- the compiled pass: tensors as (B, 8, n / 8), the lanes of the side information, so every access is a vector ---

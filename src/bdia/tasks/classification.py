@@ -21,6 +21,10 @@ class ImageClassification(Task):
         super().__init__(*arguments, **settings)
         self.metrics.update({f"{split}/{name}": Mean() for split in SPLITS for name in ("loss", "accuracy")})
 
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of a batch, nat."""
+        return self._outcome(batch)[0]
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of one training batch."""
         return self._step(batch, "train")
@@ -33,10 +37,13 @@ class ImageClassification(Task):
         """Log one test batch."""
         self._step(batch, "test")
 
-    def _step(self, batch: Batch, split: str) -> Tensor:
+    def _outcome(self, batch: Batch) -> tuple[Tensor, Tensor]:
         images, labels = batch
         logits = self.net(images)
-        loss = F.cross_entropy(logits, labels)
+        return F.cross_entropy(logits, labels), logits
+
+    def _step(self, batch: Batch, split: str) -> Tensor:
+        (loss, logits), labels = self._outcome(batch), batch[1]
         accuracy = (logits.argmax(dim=1) == labels).float().mean() * 100
         self.log_metric(f"{split}/loss", loss.detach(), len(labels))
         self.log_metric(f"{split}/accuracy", accuracy, len(labels))

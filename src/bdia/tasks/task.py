@@ -45,6 +45,10 @@ class Task(LightningModule):
         """Return how much a batch holds: images, or the target tokens of a text task."""
         return len(batch[0])
 
+    def loss(self, batch: Any) -> torch.Tensor:
+        """Return the mean training loss of a batch, nat: what training minimises, without logging it."""
+        raise NotImplementedError
+
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimizer over trainable parameters and its per-step schedule."""
         optimizer = self.optimizer([p for p in self.net.parameters() if p.requires_grad])

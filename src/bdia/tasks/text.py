@@ -64,6 +64,11 @@ class TextTask(Task):
         """Return the cross-entropy, nat, summed over the batch's target tokens, and their number."""
         raise NotImplementedError
 
+    def loss(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Return the mean cross-entropy of a batch's target tokens, nat, label smoothing included."""
+        total, count = self.nll(batch, self.label_smoothing)
+        return total / count
+
     def on_fit_start(self) -> None:
         """Refuse data that the model cannot hold before training rather than when the sequence comes up.
 

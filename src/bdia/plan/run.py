@@ -1,0 +1,38 @@
+"""`stack.memory_budget` of a training run: the blocks to keep, for its own model, optimizer and largest batch."""
+
+import torch
+from omegaconf import DictConfig
+
+from bdia.data.module import DataModule
+from bdia.measure.traced_step import TrainingStep
+from bdia.plan.fit import Fit, fit_to_memory
+from bdia.tasks import Task
+from bdia.workload import Workload
+
+
+def fit_run_to_memory(cfg: DictConfig, data: DataModule, task: Task, on_cuda: bool) -> Fit:
+    """Set `keep` of the task's stacks to what `cfg.stack.memory_budget` has room for.
+
+    Args:
+        data: prepared here, if nothing has done so yet.
+        on_cuda: the data set lies on the device, and in its peak, too.
+    Raises:
+        ValueError: not even keep=0 fits; a precision without a traced step.
+    """
+    data.prepare_data()
+    data.setup()
+    loader = data.train_dataloader()
+    shapes = [[(tensor.shape, tensor.dtype) for tensor in batch] for batch in loader.largest()]
+    accumulates = int(cfg.trainer.accumulate_grad_batches) > 1
+
+    def make_step(copy: Task) -> TrainingStep:
+        batches = [tuple(torch.zeros(shape, dtype=dtype) for shape, dtype in batch) for batch in shapes]
+        work = Workload.of(copy, batches[0], cfg.trainer.precision, accumulates)
+
+        def run() -> None:
+            for work.batch in batches:
+                work.step()
+
+        return TrainingStep(copy, work.optimizer, [tensor for batch in batches for tensor in batch], run, accumulates)
+
+    return fit_to_memory(task, make_step, reserved=loader.resident_bytes if on_cuda else 0)
