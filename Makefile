@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 SCALE ?=
 SEEDS ?= 3
 DATA ?=
+QUICK ?=
 # Idle threads sleep instead of spinning: on shared cores a spinning barrier costs more than the work.
 export OMP_WAIT_POLICY ?= PASSIVE
 export BDIA_DATA := $(or $(DATA),$(BDIA_DATA),data)
@@ -36,9 +37,8 @@ lint: setup ## ruff: errors, imports, docstrings, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: setup ## peak memory by category and step time of the paper's model on the four stacks (minutes)
-	$(BIN)/python -m bdia.train experiment=memory_paper rerun=true
-	$(BIN)/python scripts/report.py --experiment memory_paper
+bench: setup ## step time, throughput, memory of every stack, depth and model (40 minutes on 2 cores; QUICK=1: three)
+	$(BIN)/python scripts/bench.py $(if $(filter-out 0 no,$(QUICK)),--quick)
 
 report: setup ## records in results/ -> results/tables/*.md and results/report.html
 	$(BIN)/python scripts/report.py

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "tasks": {"tasks", "optim", "models", "reversible", "data"},
     "measure": {"measure"},
     "results": {"results"},
+    "bench": {"bench", "build", "cli", "config", "measure", "results", "reversible", "workload"},
 }
 
 
@@ -47,3 +48,8 @@ def test_the_engine_imports_torch_and_the_standard_library_only():
 def test_only_build_instantiates_from_config():
     users = {p.name for p in PACKAGE.rglob("*.py") if "hydra.utils" in imports(p)}
     assert users == {"build.py"}
+
+
+def test_nothing_but_its_command_imports_the_bench():
+    users = {p for p in PACKAGE.rglob("*.py") if any(name.startswith("bdia.bench") for name in imports(p))}
+    assert {path.parent.name for path in users} == {"bench"}

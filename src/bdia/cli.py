@@ -64,7 +64,8 @@ def read_arguments(defaults: Arguments, argv: Sequence[str]) -> Arguments:
 
 def _read_value(defaults: Any, key: str, text: str) -> Any:
     try:
-        return OmegaConf.merge(OmegaConf.structured(defaults), OmegaConf.from_cli([f"{key}={text}"]))[key]
+        value = OmegaConf.merge(OmegaConf.structured(defaults), OmegaConf.from_cli([f"{key}={text}"]))[key]
+        return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         kind = next(field.type for field in dataclasses.fields(defaults) if field.name == key)
         raise ValueError(f"{key}={text}: wanted {getattr(kind, '__name__', kind)}; set {key}") from error

@@ -5,7 +5,6 @@ import fcntl
 import gc
 import logging
 import math
-import re
 import shutil
 import sys
 import time
@@ -26,6 +25,7 @@ from bdia.build import build_callbacks, build_data, build_loggers, build_task, b
 from bdia.config import CONFIGS
 from bdia.measure import Measurement, describe_device
 from bdia.plan.run import fit_run_to_memory
+from bdia.results.failure import describe, status_of
 from bdia.results.identity import config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RunRecord
 from bdia.results.store import write_record
@@ -119,7 +119,7 @@ def _run_and_record(cfg: DictConfig, recorded: dict[str, Any], sha: str, run_dir
         _fit_and_test(cfg, recorded, run_dir, rows, signatures)
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; the model must not stay with it
-        record = replace(record, status=_status(error), error=_without_folders(f"{type(error).__name__}: {error}"))
+        record = replace(record, status=status_of(error), error=describe(error))
         raise
     finally:
         free_memory()
@@ -224,18 +224,6 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _without_folders(text: str) -> str:
-    """Cut absolute paths down to the file's name: records are public and the same on every machine."""
-    return re.sub(r"(?<![\w.~/-])/(?:[^/\s'\"]+/)+", "", text)[:2000]
-
-
-def _status(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt | SystemExit):
-        return "interrupted"
-    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-    return "oom" if out_of_memory else "failed"
 
 
 def _stack_name(recorded: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ class PeakMemory(Measurement):
         elif pl_module.device.type == "cpu":
             known = [*pl_module.parameters(), *pl_module.buffers(), *_optimizer_state(trainer), *batch]
             self.meter = StorageMeter(known, pl_module.parameters())
-            self.hooks = _book_categories(pl_module, self.meter)
+            self.hooks = book_categories(pl_module, self.meter)
             self.meter.__enter__()
 
     def on_train_batch_end(
@@ -111,7 +111,7 @@ class PeakMemory(Measurement):
         return meter
 
 
-def _book_categories(model: nn.Module, meter: StorageMeter) -> list[Any]:
+def book_categories(model: nn.Module, meter: StorageMeter) -> list[Any]:
     """Name, in the meter, what modules with a `memory_category` allocate in forward and backward."""
 
     def owner(name: str | None) -> Callable[..., None]:

@@ -29,7 +29,12 @@ def write_record(record: RunRecord, root: Path | str) -> Path:
     path = record_path(record, root)
     if path.exists():
         raise FileExistsError(f"{path} exists and a record is never overwritten; give the run its own run_id")
-    text = record.to_json()
+    write_whole(path, record.to_json())
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it: a crash leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: os.replace is atomic there
     try:
@@ -40,7 +45,6 @@ def write_record(record: RunRecord, root: Path | str) -> Path:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
 
 
 def read_records(root: Path | str) -> list[RunRecord]:

@@ -1,0 +1,138 @@
+"""What is measured: models, variants, points of the trade-off curve, batches. Everything a reader may want to change.
+
+An override may hold {depth}, {quarter}, {half} and {three_quarters} of the number of blocks.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bdia.results.paper import HALF_ON_GRID, REVVIT, STANDARD
+
+DEPTHS = (6, 12, 24, 48)
+PRECISIONS = ("32-true", "bf16-mixed")
+BUDGETS_GIB = (1.0, 4.0, 16.0)  # memories for which the largest batch and depth are sought
+FEWEST_ROUNDS = 7
+WARM_UP = {"cpu": 1, "cuda": 5}  # untimed steps before the rounds, beside the one whose memory is measured
+INNER = {"cpu": 1, "cuda": 10}  # steps that one time is the mean of
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the bench.
+
+    Args:
+        overrides: of configs/train.yaml.
+        unit: what a step's size counts, "images" or "tokens".
+        batch: by device, by depth.
+        tokens: length of a text by device; None for images.
+        paper: (depth, batch, precision, variant form -> MB) is looked up for it: the paper measured this model.
+    """
+
+    overrides: tuple[str, ...]
+    unit: str
+    batch: dict[str, dict[int, int]]
+    tokens: dict[str, int] | None = None
+    paper: bool = False
+
+    def batch_at(self, device: str, depth: int) -> int:
+        """Return the batch of the nearest depth listed that is not smaller, else of the largest."""
+        table = self.batch[device]
+        return table[min((listed for listed in table if listed >= depth), default=max(table))]
+
+
+# On two CPU cores the whole bench takes about 40 minutes with these; on a GPU a few.
+MODELS = {
+    "vit_paper": Model(
+        overrides=("model=vit_paper", "optimizer=set_adam"),
+        unit="images",
+        batch={"cpu": {6: 12, 12: 12, 24: 12, 48: 12}, "cuda": {6: 128, 12: 128, 24: 128, 48: 128}},
+        paper=True,
+    ),
+    "vit_base": Model(
+        overrides=("model=vit_base", "optimizer=adamw"),
+        unit="images",
+        batch={"cpu": {6: 1, 12: 1, 24: 1, 48: 1}, "cuda": {6: 32, 12: 32, 24: 32, 48: 32}},
+    ),
+    "gpt2": Model(
+        overrides=("data=pydoc", "model=gpt2_paper", "optimizer=adamw"),
+        unit="tokens",
+        batch={"cpu": {6: 1, 12: 1, 24: 1, 48: 1}, "cuda": {6: 8, 12: 8, 24: 8, 48: 8}},
+        tokens={"cpu": 128, "cuda": 512},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train the same blocks.
+
+    Args:
+        label: its name in tables and legends.
+        overrides: of configs/train.yaml.
+        cost: planned time of a step in units of standard's, for the estimate before the start.
+        paper: which of the paper's forms this is, a key of `bdia.results.paper.PUBLISHED`.
+        keep_curve: a point of the curve over `keep`, from nothing kept to everything.
+    """
+
+    label: str
+    overrides: tuple[str, ...]
+    cost: float = 4 / 3
+    paper: tuple[Any, ...] | None = None
+    keep_curve: bool = False
+
+    def overrides_at(self, depth: int) -> list[str]:
+        """Return the overrides with the numbers of blocks filled in."""
+        parts = {"depth": depth, "quarter": depth // 4, "half": depth // 2, "three_quarters": 3 * depth // 4}
+        return [text.format(**parts) if "{" in text else text for text in self.overrides]
+
+
+VARIANTS = {
+    "standard": Variant("standard", ("stack=standard",), 1.0, STANDARD),
+    "checkpoint": Variant("checkpointing, keep 1", ("stack=checkpoint", "stack.keep=1")),
+    "revvit": Variant("RevViT", ("stack=revvit",), paper=REVVIT),
+    "bdia_keep_0": Variant("BDIA, keep 0", ("stack=bdia", "stack.keep=0"), paper=HALF_ON_GRID),
+    "bdia_keep_1": Variant("BDIA, keep 1", ("stack=bdia", "stack.keep=1"), paper=HALF_ON_GRID),
+    "bdia_keep_half": Variant("BDIA, keep half", ("stack=bdia", "stack.keep={half}"), 7 / 6),
+    "bdia_float_stored": Variant("BDIA float, stored", ("stack=bdia", "stack.bits=null", "stack.backward=stored"), 1.0),
+}
+
+# The trade-off curve: one line per point. keep_curve=True joins a point to the curve that should fall and rise.
+CURVE = {
+    "standard": VARIANTS["standard"],
+    "checkpoint": VARIANTS["checkpoint"],
+    "revvit": VARIANTS["revvit"],
+    "bdia_keep_0": Variant("BDIA, keep 0", ("stack=bdia", "stack.keep=0"), 4 / 3, keep_curve=True),
+    "bdia_keep_1": Variant("BDIA, keep 1", ("stack=bdia", "stack.keep=1"), 4 / 3, keep_curve=True),
+    "bdia_keep_quarter": Variant("BDIA, keep 1/4", ("stack=bdia", "stack.keep={quarter}"), 5 / 4, keep_curve=True),
+    "bdia_keep_half": Variant("BDIA, keep 1/2", ("stack=bdia", "stack.keep={half}"), 7 / 6, keep_curve=True),
+    "bdia_keep_3_quarters": Variant(
+        "BDIA, keep 3/4", ("stack=bdia", "stack.keep={three_quarters}"), 13 / 12, keep_curve=True
+    ),
+    "bdia_keep_all": Variant("BDIA, keep all", ("stack=bdia", "stack.keep={depth}"), 1.0, keep_curve=True),
+}
+
+# The run that `what=overhead` compares with its bare steps.
+OVERHEAD = {
+    "vit_paper": ("data=digits", "data.batch_size=32"),
+    "gpt2": ("data=pydoc", "data.context=128", "data.batch_size=2"),
+}
+
+
+def distinct(variants: dict[str, Variant], depth: int) -> dict[str, Variant]:
+    """Return the variants that differ at this depth: at 4 blocks a quarter is one block."""
+    found: dict[tuple[str, ...], str] = {}
+    for name, variant in variants.items():
+        found.setdefault(tuple(variant.overrides_at(depth)), name)
+    return {name: variants[name] for name in found.values()}
+
+
+CURVE_BATCH = {"cpu": 32, "cuda": 128}  # large enough that activations, not gradients, make the peak
+
+# What --quick measures: three minutes on two cores.
+QUICK = {
+    "models": ["vit_paper"],
+    "depths": [6],
+    "precisions": ["32-true"],
+    "variants": ["standard", "checkpoint", "revvit", "bdia_keep_0", "bdia_keep_1"],
+    "batch": [32],
+}

@@ -1,0 +1,241 @@
+"""Time and memory of every stack, interleaved in one process; JSON, tables and plots in results/bench/.
+
+Usage: python scripts/bench.py [--quick] [key=value ...]
+
+  --quick              one small cell, three minutes on two cores; key=value still change it
+  what=[table,curve]   table: all variants; curve: time against memory over `keep`; overhead: a run's own cost
+  models=[vit_paper,vit_base,gpt2]
+  depths=[6,12,24,48]
+  precisions=[32-true,bf16-mixed]
+  variants=[...]       of the table: standard checkpoint revvit bdia_keep_0 bdia_keep_1 bdia_keep_half bdia_float_stored
+  curve_model=vit_paper  curve_depth=12   of the curve and of overhead
+  repeats=7            rounds; every variant is timed once in each
+  batch=[]             one number per model, in their order, for table and curve; [] takes bdia/bench/cases.py's
+  device=auto          cuda where there is a GPU; cpu and cuda insist
+  threads=null         of a CPU; null leaves torch's choice
+  fits=true            plan the largest batch and depth within 1, 4 and 16 GiB, for the first of the precisions
+  out=results/bench    folder of the JSON, the tables and the plots
+  show=null            JSON of an earlier bench: print it and write its tables and plots again, run nothing
+
+An interrupted bench keeps the cells it has finished.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bdia.bench import cases
+from bdia.bench.cell import Cell, run_cell
+from bdia.bench.document import document, text
+from bdia.bench.estimate import estimate_minutes
+from bdia.bench.fits import add_fits
+from bdia.bench.limits import memory_ceiling
+from bdia.bench.overhead import measure_overhead
+from bdia.bench.plots import write_plots
+from bdia.bench.record import Bench, Row, allocator_environment, bench_id, read_bench
+from bdia.cli import command, read_device
+from bdia.config import CONFIGS
+from bdia.measure import describe_device
+from bdia.results.failure import describe
+from bdia.results.identity import git_state
+from bdia.results.store import write_whole
+
+PARTS = ("table", "curve", "overhead")
+
+
+@dataclass
+class Arguments:
+    """The command line; the module's text says what each means."""
+
+    what: list[str] = field(default_factory=lambda: ["table", "curve"])
+    models: list[str] = field(default_factory=lambda: list(cases.MODELS))
+    depths: list[int] = field(default_factory=lambda: list(cases.DEPTHS))
+    precisions: list[str] = field(default_factory=lambda: list(cases.PRECISIONS))
+    variants: list[str] = field(default_factory=lambda: list(cases.VARIANTS))
+    curve_model: str = "vit_paper"
+    curve_depth: int = 12
+    repeats: int = cases.FEWEST_ROUNDS
+    batch: list[int] = field(default_factory=list)
+    device: str = "auto"
+    threads: int | None = None
+    fits: bool = True
+    out: str = "results/bench"
+    show: str | None = None
+
+
+def quick() -> Arguments:
+    """Return the arguments of --quick."""
+    return Arguments(what=["table"], **cases.QUICK)
+
+
+def check(arguments: Arguments) -> None:
+    """Raise ValueError for the first value that cannot be measured, with the key to change."""
+    known = (
+        ("what", arguments.what, PARTS),
+        ("models", arguments.models, tuple(cases.MODELS)),
+        ("curve_model", [arguments.curve_model], tuple(cases.MODELS)),
+        ("precisions", arguments.precisions, cases.PRECISIONS),
+        ("variants", arguments.variants, tuple(cases.VARIANTS)),
+    )
+    for key, values, wanted in known:
+        if not values or (unknown := [value for value in values if value not in wanted]):
+            seen = ", ".join(unknown) if values else "nothing"
+            raise ValueError(f"{key}={seen}: wanted some of {', '.join(wanted)}; set {key}")
+    if arguments.repeats < cases.FEWEST_ROUNDS:
+        raise ValueError(
+            f"repeats={arguments.repeats}: wanted at least {cases.FEWEST_ROUNDS}, for medians and quartiles; "
+            "set repeats"
+        )
+    for key, values in (
+        ("depths", arguments.depths),
+        ("curve_depth", [arguments.curve_depth]),
+        ("batch", arguments.batch),
+    ):
+        if (key == "depths" and not values) or min(values, default=1) < 1:
+            raise ValueError(f"{key}={values}: wanted numbers of at least 1; set {key}")
+    if len(arguments.batch) not in (0, len(arguments.models)):
+        raise ValueError(
+            f"batch={arguments.batch}: wanted one number for each of models={arguments.models}, or []; set batch"
+        )
+    if arguments.threads is not None and arguments.threads < 1:
+        raise ValueError(f"threads={arguments.threads}: wanted at least 1, or null; set threads")
+
+
+def cells(arguments: Arguments, device: torch.device) -> list[Cell]:
+    """Return the groups to interleave, shallow ones first."""
+    batches = dict(zip(arguments.models, arguments.batch, strict=False))
+
+    def cell(part: str, name: str, depth: int, precision: str, variants: dict[str, cases.Variant]) -> Cell:
+        model = cases.MODELS[name]
+        usual = cases.CURVE_BATCH[device.type] if part == "curve" else model.batch_at(device.type, depth)
+        batch = batches.get(name, usual)
+        return Cell(part, name, model, depth, precision, batch, device, variants)
+
+    found = []
+    if "curve" in arguments.what:
+        points = cases.distinct(cases.CURVE, arguments.curve_depth)
+        found.append(cell("curve", arguments.curve_model, arguments.curve_depth, "32-true", points))
+    if "table" in arguments.what:
+        variants = {name: cases.VARIANTS[name] for name in arguments.variants}
+        found += [
+            cell("table", name, depth, precision, variants)
+            for depth in sorted(arguments.depths)
+            for precision in arguments.precisions
+            for name in arguments.models
+        ]
+    return found
+
+
+def run(arguments: Arguments) -> None:
+    """Measure, and write after every cell; or show an earlier bench."""
+    if arguments.show:
+        path = Path(arguments.show)
+        return show(read_bench(path), path.parent)
+    check(arguments)
+    device = read_device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if arguments.device == "auto" else arguments.device
+    )
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    with memory_ceiling(device):
+        bench = _measure(arguments, device)
+    bench.write(Path(arguments.out))
+    show(bench, Path(arguments.out))
+
+
+def _measure(arguments: Arguments, device: torch.device) -> Bench:
+    started, clock = datetime.now(UTC), time.perf_counter()
+    git = git_state(CONFIGS.parent)
+    todo, out = cells(arguments, device), Path(arguments.out)
+    bench = Bench(
+        bench_id=bench_id(started, git["sha"]), status="running", git=git, environment=allocator_environment(),
+        device=describe_device("cpu" if device.type == "cpu" else "gpu"), started_utc=started.isoformat(),
+        arguments={key: value for key, value in asdict(arguments).items() if key not in ("out", "show")},
+    )  # fmt: skip
+    name, threads = bench.device["name"], bench.device["threads"]
+    say(f"device={device.type}: {name}, {threads} threads; {len(todo)} cells, {arguments.repeats} rounds each")
+    if todo:
+        minutes = estimate_minutes(todo, arguments.repeats)
+        say(f"about {minutes:.0f} minutes of steps, extrapolated from shallow models; then the planner")
+    bench.write(out)  # a folder that cannot be written is found out now
+    rows: list[Row] = []
+    for number, cell in enumerate(todo, 1):
+        say(f"[{number}/{len(todo)}] {cell}")
+        found = run_cell(cell, arguments.repeats)
+        rows += found
+        say("   " + "; ".join(_result(row) for row in found))
+        bench = replace(bench, rows=list(rows), wall_s=round(time.perf_counter() - clock, 1))
+        bench.write(out)
+    for cell in todo if arguments.fits else ():
+        if cell.precision == arguments.precisions[0] and not _planned(cell, bench.rows):
+            say(f"planner: what fits, {cell.part}, {cell.name}, {cell.precision}")
+            bench = replace(bench, rows=_with_fits(cell, bench.rows))
+            bench.write(out)
+    if "overhead" in arguments.what:
+        say("a whole training run beside its bare steps")
+        bench = replace(bench, overhead=[_overhead(name, arguments.repeats, device) for name in arguments.models])
+    return replace(bench, status="ok", wall_s=round(time.perf_counter() - clock, 1))
+
+
+def _same(cell: Cell, row: Row) -> bool:
+    return (row.part, row.model, row.precision) == (cell.part, cell.name, cell.precision)
+
+
+def _planned(cell: Cell, rows: Sequence[Row]) -> bool:
+    return any(row.fits for row in rows if _same(cell, row))
+
+
+def _with_fits(cell: Cell, rows: Sequence[Row]) -> list[Row]:
+    """Return all rows, those of the cell's model and precision with what fits, at every depth measured."""
+    found: dict[str, list[Row]] = {}
+    for name, variant in cell.variants.items():
+        own = [row for row in rows if _same(cell, row) and row.variant == name]
+        try:
+            found[name] = add_fits(cell, variant, own)
+        except Exception as error:
+            say(f"   {name}: not planned ({describe(error)})")
+    planned = {(*row.group, row.variant): row for rows in found.values() for row in rows}
+    return [planned.get((*row.group, row.variant), row) for row in rows]
+
+
+def _overhead(name: str, rounds: int, device: torch.device) -> dict[str, Any]:
+    overrides = [*cases.MODELS[name].overrides, *cases.OVERHEAD[name]]
+    return {"model": name} | measure_overhead(overrides, rounds, device)
+
+
+def _result(row: Row) -> str:
+    return f"{row.variant} {row.times.median:.1f} ms" if row.times else f"{row.variant} {row.status} ({row.error})"
+
+
+def show(bench: Bench, folder: Path) -> None:
+    """Write tables and plots of a bench beside its JSON, and print the tables."""
+    figures = write_plots(bench, folder)
+    table = folder / f"{bench.bench_id}.md"
+    write_whole(table, document(bench, figures))
+    print(text(bench))
+    print("\n" + "\n".join(map(str, [table.with_suffix(".json"), table, *(folder / file for _, file in figures)])))
+
+
+def say(line: str) -> None:
+    """Report progress, apart from the tables."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    short = "--quick" in argv
+    defaults = quick() if short else Arguments()
+    if any(word.startswith("models=") for word in argv):
+        defaults = replace(defaults, batch=[])  # the quick one is its own model's
+    command(run, defaults, __doc__, [word for word in argv if word != "--quick"])
+
+
+if __name__ == "__main__":
+    main()

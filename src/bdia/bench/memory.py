@@ -1,0 +1,96 @@
+"""Memory of one step of a workload: its peak by category, and what a stack holds between forward and backward."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bdia.measure.memory import book_categories
+from bdia.measure.storage_meter import StorageMeter
+from bdia.reversible.stacks import BlockStack
+from bdia.workload import Workload
+
+
+def step_memory(workload: Workload) -> dict[str, int]:
+    """Run one step, which should not be the first one, and account for every storage that its operations make.
+
+    Returns:
+        bytes: `peak`, and at the peak `parameters`, `gradients`, `optimizer`, `other` (batch, buffers) and
+        `activations` (all the rest), of those `loss_head` where the model has one; `held`, what the stacks' forward
+        leaves for backward, their outputs included; `side_information`. In elements: `stream`, B * T * D, summed over
+        stacks. On a GPU `peak_allocated` is the allocator's own peak, what lay there
+        before and is not this workload's left out.
+    """
+    device = workload.batch[0].device
+    known = [*workload.task.parameters(), *workload.task.buffers(), *optimizer_state(workload), *workload.batch]
+    meter = StorageMeter(known, workload.task.parameters())
+    stacks = _Held(workload, meter)
+    others = _reset_allocator(device) - meter.total()
+    hooks = [*book_categories(workload.task, meter), *stacks.hooks]
+    try:
+        with meter:
+            workload.step()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _categories(workload, meter) | stacks.found() | _allocator(device, others)
+
+
+def optimizer_state(workload: Workload) -> list[Tensor]:
+    """Return the tensors of the optimizer's state that belong to this workload's parameters."""
+    own = {id(p) for group in workload.optimizer.param_groups for p in group["params"]}
+    states = [state for p, state in workload.optimizer.state.items() if id(p) in own]
+    return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
+
+def _categories(workload: Workload, meter: StorageMeter) -> dict[str, int]:
+    parts = {
+        "parameters": _bytes(workload.task.parameters()),
+        "gradients": meter.gradients_at_peak,
+        "optimizer": _bytes(optimizer_state(workload)),
+        "other": _bytes([*workload.batch, *workload.task.buffers()]),
+    }
+    activations = meter.peak - sum(parts.values())
+    return {"peak": meter.peak} | parts | {"activations": activations} | meter.owned_at_peak
+
+
+def _bytes(tensors: Any) -> int:
+    """Bytes of the tensors' storages, each counted once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+
+class _Held:
+    """Hooks on the stacks that read the meter as their forward begins and ends."""
+
+    def __init__(self, workload: Workload, meter: StorageMeter) -> None:
+        self.meter, self.before, self.held, self.stream = meter, 0, 0, 0
+        self.stacks = [module for module in workload.task.modules() if isinstance(module, BlockStack)]
+        self.hooks = [stack.register_forward_pre_hook(self._enter) for stack in self.stacks]
+        self.hooks += [stack.register_forward_hook(self._leave) for stack in self.stacks]
+
+    def _enter(self, stack: BlockStack, args: tuple[Tensor, ...]) -> None:
+        self.before, self.stream = self.meter.total(), self.stream + args[0].numel()
+
+    def _leave(self, stack: BlockStack, args: tuple[Tensor, ...], output: Tensor) -> None:
+        self.held += self.meter.total() - self.before
+
+    def found(self) -> dict[str, int]:
+        side = sum(getattr(stack, "side_bytes", 0) for stack in self.stacks)
+        return {"held": self.held, "stream": self.stream, "side_information": side}
+
+
+def _reset_allocator(device: torch.device) -> int:
+    """Return the bytes allocated now and forget the maximum; 0 on a CPU, which has no such allocator."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def _allocator(device: torch.device, others: int) -> dict[str, int]:
+    if device.type != "cuda":
+        return {}
+    torch.cuda.synchronize(device)
+    return {"peak_allocated": torch.cuda.max_memory_allocated(device) - others}
