@@ -24,7 +24,6 @@ from omegaconf import DictConfig, OmegaConf
 from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer
 from bdia.config import CONFIGS
 from bdia.measure import Measurement, describe_device
-from bdia.plan.run import fit_run_to_memory
 from bdia.results.failure import describe, status_of
 from bdia.results.identity import config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RunRecord
@@ -182,6 +181,8 @@ def _fit_and_test(
     try:
         trainer = build_trainer(cfg, callbacks, loggers, run_dir)
         if cfg.stack.get("memory_budget") is not None:
+            from bdia.plan.run import fit_run_to_memory  # here: it reads every kind of model
+
             on_cuda = trainer.strategy.root_device.type == "cuda"
             fit = fit_run_to_memory(cfg, data, task, on_cuda)
             rows.append(_metric("kept_blocks", fit.kept_blocks))

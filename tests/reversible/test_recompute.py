@@ -206,3 +206,16 @@ def test_training_before_the_memory_budget_was_resolved_is_refused(stack):
     with torch.no_grad():
         budgeted(torch.zeros(2, 3, D))
     budgeted.eval()(torch.zeros(2, 3, D))
+
+
+def test_keeping_no_block_peaks_no_higher_than_keeping_the_last():
+    def peak_without_output(stack):
+        x = torch.zeros(SHAPE)
+        with PeakStorages(stack, x) as live:
+            loss_of(stack(x).mul(1.0)).backward()  # nobody holds the stack's own output any more
+        return live.peak
+
+    blocks, side_information = make_blocks(6, width=WIDE), torch.Size(SHAPE).numel() / 8
+    peak_without_output(BdiaStack(blocks))  # gradients exist from here on
+    none, last = (peak_without_output(BdiaStack(blocks, keep=keep)) for keep in (0, 1))
+    assert none <= last + side_information

@@ -224,7 +224,7 @@ class Tape:
 
     def reconstruct(self, k: int, rule: Rule, y: Tensor) -> None:
         """Rebuild state k from states k + 1, k + 2 and the recomputed y; release state k + 2."""
-        x_next, x_curr = self.states[k + 2], self.states[k + 1]
+        x_next, x_curr = self.states.pop(k + 2), self.states[k + 1]
         if self.rebuilds(k):
             x_prev = self.states[k]
             _allocate(x_prev)
