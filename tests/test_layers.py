@@ -39,7 +39,8 @@ def test_layer_imports_only_from_its_left(layer):
 
 def test_the_engine_imports_torch_and_the_standard_library_only():
     allowed = {
-        "bdia", "torch", "__future__", "collections", "contextlib", "enum", "fractions", "functools", "math", "typing", "warnings"
+        "bdia", "torch", "__future__", "collections", "contextlib", "enum", "fractions", "functools", "math",
+        "typing", "warnings",
     }  # fmt: skip
     for path in (PACKAGE / "reversible").glob("*.py"):
         assert {name.split(".")[0] for name in imports(path)} <= allowed, path.name
