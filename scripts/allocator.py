@@ -1,7 +1,7 @@
 """What glibc's allocator settings are worth: step time and peak resident memory of the paper's ViT, with and without.
 
 Processes with either setting take turns; medians and the range over the repeats are printed. Run, on idle cores:
-python scripts/allocator.py --repeats 7 --threads 2
+python scripts/allocator.py --repeats 7 --batch 128
 """
 
 import argparse
