@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "tasks": {"tasks", "optim", "models", "reversible", "data"},
     "measure": {"measure"},
     "results": {"results"},
+    "plan": {"plan", "build", "cli", "config", "data", "measure", "reversible", "tasks", "workload"},
     "bench": {"bench", "build", "cli", "config", "measure", "results", "reversible", "workload"},
 }
 

@@ -102,7 +102,8 @@ def _row(stack: StackPlan, memory: int | None) -> list[str]:
     if stack.cost is None:
         return [stack.name, "refused", *[""] * (len(CATEGORIES) + (2 if memory is None else 4))]
     sizes = [in_words(getattr(stack.cost, name)) for name in ("peak", *CATEGORIES)]
-    fitting = [] if memory is None else [str(n or "none") for n in (stack.largest_batch, stack.largest_depth)]
+    about = "" if stack.depth_is_traced else "about "
+    fitting = [] if memory is None else [str(stack.largest_batch or "none"), about + str(stack.largest_depth or "none")]
     return [stack.name, *sizes, f"{stack.relative_flops:.2f}", in_words(stack.held_per_block), *fitting]
 
 

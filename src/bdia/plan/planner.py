@@ -1,7 +1,7 @@
 """What every stack needs for one training step of a config, and what to do with a given amount of memory."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, open_dict
@@ -21,6 +21,7 @@ STACKS = {
     "bdia keep 0": ("stack=bdia", "stack.keep=0"),
     "bdia keep 1": ("stack=bdia", "stack.keep=1"),
 }
+TRACED_BLOCKS = 96  # a trace takes about a tenth of a second a block
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class StackPlan:
         held_per_block: bytes of activations that a further block holds between forward and backward.
         largest_batch, largest_depth: that fit into the memory given (0: none), the other one as asked for; None
             where no memory was given.
+        depth_is_traced: that depth and one more were; else it lies on the line through smaller ones.
     """
 
     name: str
@@ -43,6 +45,7 @@ class StackPlan:
     held_per_block: float = 0.0
     largest_batch: int | None = None
     largest_depth: int | None = None
+    depth_is_traced: bool = True
     refused: str = ""
 
 
@@ -161,18 +164,24 @@ class Planner:
         depth, other = max(self.blocks), max(self.blocks) // 2 or 2
         further = sum(self.blocks) - other * len(self.blocks)
         held = (cost.held - self.cost(overrides, depth=other).held) / further
-        fits = {}
-        if memory is not None:
-            fits["largest_batch"] = largest_that_fits(
-                lambda n: self.cost(overrides, batch=n).peak, memory, [self.batch]
-            )
-            fits["largest_depth"] = largest_that_fits(
-                lambda n: self.cost(overrides, depth=n).peak, memory, [depth, other]
-            )
-        return StackPlan(name, overrides, cost, self._relative(cost), held, **fits)
+        plan = StackPlan(name, overrides, cost, cost.flops / self.standard.flops, held)
+        if memory is None:
+            return plan
+        batch = largest_that_fits(lambda n: self.cost(overrides, batch=n).peak, memory, [self.batch])
+        deepest, traced = self._largest_depth(overrides, memory, [depth, other])
+        return replace(plan, largest_batch=batch, largest_depth=deepest, depth_is_traced=traced)
 
-    def _relative(self, cost: StepCost) -> float:
-        return cost.flops / self.standard.flops
+    def _largest_depth(self, overrides: tuple[str, ...], memory: int, starts: list[int]) -> tuple[int, bool]:
+        """Return the depth and whether it was traced; further than TRACED_BLOCKS, it lies on the line up to there."""
+
+        def need(depth: int) -> int:
+            return self.cost(overrides, depth=depth).peak
+
+        most = max(TRACED_BLOCKS // len(self.blocks), *starts)
+        deepest = largest_that_fits(need, memory, starts, most=most)
+        if deepest < most:
+            return deepest, True
+        return most + int((memory - need(most)) * (most - starts[1]) / (need(most) - need(starts[1]))), False
 
     def _policy(self, stacks: list[StackPlan], memory: int) -> Policy:
         """Standard if it fits; else BDIA, keeping as many blocks as fit; else a smaller batch as well."""
