@@ -9,6 +9,8 @@ from bdia.plan.sizes import in_words
 from bdia.workload import build_workload
 from step_peaks import as_step, measured_peak
 
+pytestmark = pytest.mark.slow  # every answer is some ten traced steps
+
 SMALL = (
     "model=vit_demo",
     "model.net.width=32",

@@ -108,6 +108,11 @@ CURVE = {
     "bdia_keep_3_quarters": Variant(
         "BDIA, keep 3/4", ("stack=bdia", "stack.keep={three_quarters}"), 13 / 12, keep_curve=True
     ),
+    "bdia_save_attention": Variant("BDIA, save attention", ("stack=bdia", "stack.keep=0", "stack.save=[attention]")),
+    "bdia_save_matmul": Variant(
+        "BDIA, save both", ("stack=bdia", "stack.keep=0", "stack.save=[attention,matmul]"), 10 / 9
+    ),
+    "bdia_nested": Variant("BDIA, nested", ("stack=bdia", "stack.keep=0", "stack.nested=[attn,mlp]"), 5 / 3),
     "bdia_keep_all": Variant("BDIA, keep all", ("stack=bdia", "stack.keep={depth}"), 1.0, keep_curve=True),
 }
 
