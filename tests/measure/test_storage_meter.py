@@ -54,6 +54,31 @@ def test_freed_storages_and_dead_tensors_no_longer_count():
     assert kept.sum() == 100
 
 
+def test_a_storage_that_grows_counts_with_its_new_size_and_resizing_is_left_as_it_was():
+    resize = torch.UntypedStorage.resize_
+    known = torch.ones(100)
+    with StorageMeter([known], []) as meter:
+        known.untyped_storage().resize_(4 * 300)
+        made = torch.empty(0)
+        made.resize_(50)
+        assert meter.total() == 4 * 350
+    assert torch.UntypedStorage.resize_ is resize
+
+
+def test_what_is_booked_under_a_name_leaves_with_its_storage():
+    parameter = torch.nn.Parameter(torch.ones(100))
+    with StorageMeter([parameter], [parameter]) as meter:
+        meter.owner = "head"
+        kept, dead = torch.ones(200), torch.ones(300)
+        del dead
+        (parameter * 2).sum().backward()
+        meter.owner = None
+        last = torch.ones(1000)
+    assert meter.owned_at_peak == {"head": kept.nbytes}
+    assert meter.gradients_at_peak == parameter.grad.nbytes
+    assert meter.peak == sum(tensor.nbytes for tensor in (parameter, parameter.grad, kept, last))
+
+
 def test_views_share_their_storage_and_what_was_there_before_counts():
     known = torch.ones(100)
     with StorageMeter([known], []) as meter:
