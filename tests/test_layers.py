@@ -40,7 +40,7 @@ def test_layer_imports_only_from_its_left(layer):
 
 def test_the_engine_imports_torch_and_the_standard_library_only():
     allowed = {
-        "bdia", "torch", "__future__", "collections", "contextlib", "enum", "fractions", "functools", "math",
+        "bdia", "torch", "__future__", "collections", "contextlib", "enum", "fractions", "functools", "inspect", "math",
         "typing", "warnings",
     }  # fmt: skip
     for path in (PACKAGE / "reversible").glob("*.py"):

@@ -127,6 +127,26 @@ def test_without_a_compiler_the_compiled_kernel_is_refused_with_the_way_out(no_c
         BdiaStack(make_blocks(3), kernel="compiled")(make_tokens())
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_lack_of_memory_is_not_taken_for_a_lack_of_a_compiler(no_compiler, monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(type(error)):
+        BdiaStack(make_blocks(3))(make_tokens())
+    assert not passes._broken
+
+
+def test_a_compiler_that_fails_without_a_word_is_left_out_too(no_compiler, monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.warns(CompilerWarning, match="AssertionError"):
+        BdiaStack(make_blocks(3))(make_tokens())
+
+
 def test_auto_leaves_small_streams_to_the_eager_pass(monkeypatch):
     monkeypatch.setattr(passes, "_run_compiled", lambda *_: pytest.fail("compiled"))
     gradients(BdiaStack(make_blocks(3)), make_tokens())

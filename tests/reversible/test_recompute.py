@@ -29,7 +29,7 @@ INSIDE = [
     {"save": ["matmul"]},
     {"save": ["attention", "matmul"]},
     {"nested": ["attn"]},
-    {"nested": ["attn", "mlp"]},
+    {"nested": ["attn", "mlp", "attn"]},
     {"save": ["attention"], "nested": ["mlp"]},
 ]
 
@@ -188,6 +188,8 @@ def test_nested_checkpoints_leave_the_modules_as_they_were():
         ({"keep": [3]}, r"keep=\[3\]: wanted .* 0 to 2"),
         ({"keep": "1"}, r"keep='1'"),
         ({"keep": True}, r"keep=True"),
+        ({"keep": [True]}, r"keep=\[True\]"),
+        ({"nested": ["attn", "attn.proj"]}, r"attn\.proj lies in another of them.*stack\.nested"),
         ({"save": ["conv"]}, r"save=\['conv'\]: wanted a list of attention, matmul; set stack\.save"),
         ({"save": "matmul"}, r"save='matmul'"),
         ({"nested": ["feed"]}, r"nested=\['feed'\]: .*block 0.*'attn'.*'mlp'.*stack\.nested"),

@@ -1,6 +1,7 @@
 """One cell of the bench: a model at one depth and precision, all variants warmed up, measured and timed in turn."""
 
 import gc
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -67,6 +68,7 @@ def run_cell(cell: Cell, rounds: int, progress: Callable[[int], None] = lambda d
             workloads[name] = workload
         except Exception as error:
             rows[name] = rows[name].broken(status_of(error), describe(error))
+            traceback.clear_frames(error.__traceback__)  # they hold the workload
             workload = None
             free(cell.device)
     while workloads and not _timed(cell, rounds, rows, workloads, progress):

@@ -187,7 +187,8 @@ class Planner:
         """Standard if it fits; else BDIA, keeping as many blocks as fit; else a smaller batch as well."""
         if self.standard.peak <= memory:
             return Policy(STACKS["standard"], self.standard, 1.0)
-        bdia = self.own if "stack=bdia" in self.own else ("stack=bdia",)
+        other = any(o.startswith("stack=") and o != "stack=bdia" for o in self.own)
+        bdia = ("stack=bdia",) if other or not self.own else self.own
         none = (*bdia, "stack.keep=0")
         batch = self.batch
         if self.cost(none).peak > memory:

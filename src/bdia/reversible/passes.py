@@ -5,6 +5,7 @@ reads and writes every tensor once. Both give the same bits. B batch.
 """
 
 import functools
+import inspect
 import math
 import warnings
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from bdia.reversible.step import Coefficients, exact_inverse, exact_step
 
 KERNELS = ("auto", "compiled", "eager")
 COMPILE_FROM = 2**18  # elements of a stream from which "auto" compiles: below, one slice of it stays in cache anyway
+KERNELS_AT_MOST = 64  # of one direction in a process; torch's own limit is 8
 SLICE_ELEMENTS = {"cpu": 2**18}  # temporaries of a step stay in cache; on an accelerator launches cost more
 DEFAULT_SLICE_ELEMENTS = 2**21
 
@@ -139,7 +141,10 @@ def _compiled(function: object, device: str) -> object:
     options = {"realize_opcount_threshold": 10**4, "realize_reads_threshold": 10**4}
     if device == "cuda":  # a fused multiply-add would change bits: Triton is told so, the CPU's compiler makes none
         options["emulate_precision_casts"] = True
-    return torch.compile(function, dynamic=True, fullgraph=True, options=options)
+    settings = {"dynamic": True, "fullgraph": True, "options": options}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:  # torch 2.14; one kernel per law, dtype, ...
+        settings["recompile_limit"] = KERNELS_AT_MOST
+    return torch.compile(function, **settings)
 
 
 def _run_compiled(function: object, kernel: str, arguments: tuple) -> tuple | None:
@@ -148,10 +153,11 @@ def _run_compiled(function: object, kernel: str, arguments: tuple) -> tuple | No
     try:
         with torch.no_grad():
             return _compiled(function, device)(*arguments)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # whatever compilers raise: there are as many kinds as compilers
-        reason = f"torch.compile fails here ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
+        if _out_of_memory(error):
+            raise
+        said = (str(error).strip().splitlines() or [""])[0][:200]
+        reason = f"torch.compile fails here ({type(error).__name__}: {said})"
         if kernel == "compiled":
             raise RuntimeError(f"{reason}: set stack.kernel=eager, which gives the same bits") from error
         _broken.add(device)
@@ -159,3 +165,8 @@ def _run_compiled(function: object, kernel: str, arguments: tuple) -> tuple | No
             f"{reason}; the step runs eagerly, with the same bits. stack.kernel=eager says so", CompilerWarning, 2
         )
         return None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return named or any(words in str(error) for words in ("can't allocate memory", "bad_alloc"))

@@ -33,7 +33,11 @@ def kept_blocks(keep: int | Collection[int], depth: int) -> frozenset[int]:
     """
     if isinstance(keep, int) and not isinstance(keep, bool) and keep >= 0:
         return frozenset(range(max(0, depth - keep), depth))
-    if isinstance(keep, Collection) and not isinstance(keep, str) and all(k in range(depth) for k in keep):
+    if (
+        isinstance(keep, Collection)
+        and not isinstance(keep, str)
+        and all(type(k) is int and 0 <= k < depth for k in keep)
+    ):
         return frozenset(keep)
     raise ValueError(f"keep={keep!r}: wanted a number of blocks, or indices from 0 to {depth - 1}; set stack.keep")
 
@@ -61,14 +65,17 @@ def check_nested(blocks: Sequence[nn.Module], names: Sequence[str]) -> tuple[str
     """Return the names of submodules to be checkpointed once more inside a recomputed block.
 
     Raises:
-        ValueError: a block has no such submodule.
+        ValueError: a block has no such submodule; one of them lies in another, which already recomputes it.
     """
     for k, block in enumerate(blocks):
         held = {name for name, _ in block.named_modules() if name}
         if isinstance(names, str) or not set(names) <= held:
             top = sorted(name for name in held if "." not in name)
             raise ValueError(f"nested={names!r}: wanted a list of submodules of block {k}: {top}; set stack.nested")
-    return tuple(names)
+    for name in names:
+        if any(name.startswith(f"{other}.") for other in names):
+            raise ValueError(f"nested={names!r}: {name} lies in another of them: name only one; set stack.nested")
+    return tuple(dict.fromkeys(names))
 
 
 @contextlib.contextmanager
