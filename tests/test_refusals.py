@@ -1,10 +1,12 @@
 """Bad input to `bdia.train` ends with one line; accidents keep their traceback."""
 
 import os
+import pickle
 import subprocess
 import sys
 
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch.nn import Linear
@@ -125,3 +127,10 @@ class Broken:
 
     def __init__(self):
         [][1]
+
+
+def test_an_accident_that_a_worker_process_sent_without_its_traceback_is_no_refusal():
+    sent = pickle.loads(pickle.dumps(caught(lambda: [][0])))  # as joblib sends it
+    returned = JobReturn(status=JobStatus.FAILED)
+    returned.return_value = sent
+    assert refusal(caught(lambda: returned.return_value)) is None

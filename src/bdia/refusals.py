@@ -28,7 +28,10 @@ def refusal(error: BaseException) -> str | None:
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         return _refused_instantiation(error)
     known = isinstance(error, HydraException | OmegaConfBaseException)
-    ours = _on_purpose(error) and _module(error).startswith(("bdia.", "hydra."))
+    # An error from another process comes without its traceback, and is raised again by hydra.core.utils: an accident.
+    ours = (
+        _on_purpose(error) and _module(error).startswith(("bdia.", "hydra.")) and _module(error) != "hydra.core.utils"
+    )
     return _one_line(error) if known or ours else None
 
 
