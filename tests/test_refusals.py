@@ -60,6 +60,7 @@ def test_full_errors_are_shown_on_request(places):
     assert "Could not override 'stack.bitz'" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_accident_keeps_its_traceback(places, tmp_path):
     (tmp_path / "accident.py").write_text("class Net:\n    def __init__(self, **_):\n        [][1]\n")
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))

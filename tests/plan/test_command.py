@@ -47,6 +47,7 @@ def test_the_table_has_every_stack_and_what_was_assumed(call):
     assert "largest batch" not in out
 
 
+@pytest.mark.slow
 def test_memory_adds_what_fits_and_what_to_paste_and_out_writes_it(call, tmp_path):
     path = tmp_path / "new" / "plan.json"
     code, out, _ = call(*SMALL, "memory=0.9", "stack=bdia", f"out={path}", "precision=bf16-mixed")

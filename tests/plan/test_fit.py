@@ -143,6 +143,7 @@ def run(tmp_path, one_thread):
     return call
 
 
+@pytest.mark.slow
 def test_a_runs_measured_peak_stays_within_its_budget_and_is_the_predicted_one(run, caplog):
     standard = run("images", "standard", "stack=standard")[1].final("peak_allocated")
     kept = []
