@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdia.models.layers import Dropout
+from bdia.models.dropout import Dropout
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, tokens, D / H)
 

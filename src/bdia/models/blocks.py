@@ -6,7 +6,7 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from bdia.models.attention import CrossAttention, KeyValueCache, SelfAttention
-from bdia.models.layers import Dropout
+from bdia.models.dropout import Dropout
 
 
 class Block(nn.Module):

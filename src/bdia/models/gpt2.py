@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from bdia.models.attention import KeyValueCache, SelfAttention
 from bdia.models.blocks import Block, Join, feed_forward
+from bdia.models.dropout import Dropout
 from bdia.models.gpt2_weights import load_gpt2_weights
-from bdia.models.layers import Dropout
 from bdia.models.loss_head import LossHead
 
 

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bdia.models.dropout import Dropout
+
 # Amounts for F.pad (left, right, top, bottom) that move the image by one pixel: right, left, down, up.
 ONE_PIXEL_SHIFTS = ((1, -1, 0, 0), (-1, 1, 0, 0), (0, 0, 1, -1), (0, 0, -1, 1))
 
@@ -43,17 +45,6 @@ class ShiftedPatchEmbed(nn.Module):
         patches = views.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # (B, 5C, rows, P, columns, P)
         patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
         return self.proj(self.norm(patches))
-
-
-class Dropout(nn.Dropout):
-    """`nn.Dropout` that keeps a boolean mask for backward on every device.
-
-    PyTorch's CPU dropout keeps its mask as float32, four times the bytes of the CUDA kernel called here.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x with entries dropped at rate p in training, x itself in `eval()`."""
-        return torch.native_dropout(x, self.p, True)[0] if self.training and self.p else x
 
 
 class LocalitySelfAttention(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bdia.models.attention import CrossAttention, KeyValueCache, SelfAttention
 from bdia.models.blocks import Block, DecoderBlock, Join, feed_forward
-from bdia.models.layers import Dropout
+from bdia.models.dropout import Dropout
 from bdia.models.loss_head import LossHead
 
 

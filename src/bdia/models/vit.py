@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bdia.models.blocks import Block, feed_forward
-from bdia.models.layers import Dropout, LocalitySelfAttention, ShiftedPatchEmbed
+from bdia.models.dropout import Dropout
+from bdia.models.layers import LocalitySelfAttention, ShiftedPatchEmbed
 
 
 class VisionTransformer(nn.Module):

@@ -1,0 +1,58 @@
+"""The CPU's quick dropout: its rate, its scale, what backward keeps of it."""
+
+import pytest
+import torch
+
+from bdia.models.dropout import LEVELS, Dropout
+
+
+@pytest.mark.parametrize("p", [2**-16, 0.1, 0.5, 0.9, 1 - 2**-16])
+def test_rate_is_kept_in_each_of_the_entries_that_share_a_draw(p):
+    torch.manual_seed(0)
+    kept = Dropout(p)(torch.ones(250_000, 4)) != 0
+    sigma = (p * (1 - p) / len(kept)) ** 0.5
+    assert (kept.double().mean(0) - (1 - p)).abs().max() < 5 * sigma
+    pairs = (kept[:, :3] & kept[:, 1:]).double().mean(0)  # neighbours drop independently
+    assert (pairs - (1 - p) ** 2).abs().max() < 5 * sigma
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kept_entries_are_scaled_so_that_the_mean_stays(dtype):
+    x = torch.linspace(1, 2, 1003, dtype=dtype).view(17, 59)
+    dropped = Dropout(0.1)(x)
+    assert dropped.dtype == dtype
+    kept = dropped != 0
+    assert 0 < kept.sum() < kept.numel()
+    scale = LEVELS / (LEVELS - round(0.1 * LEVELS))
+    assert scale == pytest.approx(1 / 0.9, rel=1e-5)
+    assert torch.equal(dropped, (x * scale) * kept)
+
+
+def test_backward_keeps_a_boolean_mask_and_nothing_else():
+    saved, x = [], torch.randn(8, 32, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = Dropout(0.3)(x)
+    assert [t.dtype for t in saved] == [torch.bool]
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, y.detach() / x.detach())
+
+
+def test_seed_repeats_the_mask_and_the_next_call_draws_another():
+    x, dropout = torch.ones(1000), Dropout(0.5)
+    torch.manual_seed(3)
+    first, second = dropout(x), dropout(x)
+    torch.manual_seed(3)
+    assert torch.equal(dropout(x), first)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("p", "wanted"), [(0.0, 1.0), (1e-7, 1.0), (1.0, 0.0)])
+def test_rates_at_the_ends(p, wanted):
+    torch.manual_seed(0)
+    assert torch.allclose(Dropout(p)(torch.ones(64)), torch.full((64,), wanted))
+
+
+def test_evaluation_and_empty_batches_pass():
+    x = torch.randn(5)
+    assert Dropout(0.5).eval()(x) is x
+    assert Dropout(0.5)(torch.empty(0, 4)).shape == (0, 4)
