@@ -114,13 +114,13 @@ def test_every_case_composes_and_keeps_no_more_blocks_than_there_are(name, depth
 
 
 def test_points_of_the_curve_that_fall_together_are_measured_once():
-    assert "bdia_keep_quarter" not in distinct(CURVE, 4)  # a quarter of four blocks is one
+    assert "bdia_keep_1_sixths" not in distinct(CURVE, 6)  # a sixth of six blocks is one
     assert list(distinct(CURVE, 12)) == list(CURVE)
 
 
 def test_keep_grows_along_the_curve():
     kept = [variant.overrides_at(12)[-1] for variant in CURVE.values() if variant.keep_curve]
-    assert kept == [f"stack.keep={k}" for k in (0, 1, 3, 6, 9, 12)]
+    assert kept == [f"stack.keep={k}" for k in (0, 1, 2, 4, 6, 8, 10, 12)]
 
 
 def test_a_batch_is_the_one_of_the_next_depth_listed():

@@ -45,7 +45,7 @@ def test_a_bench_leaves_json_tables_and_plots_and_prints_the_tables(tiny, tmp_pa
     shown = path.with_suffix(".md").read_text()
     for r in found.rows:
         assert f"{r.depth}, 32-true, {r.label}" in out and f"{r.depth}, 32-true, {r.label}" in shown
-    assert "Trade-off curve over keep, 6 points" in out and "Trade-off curve over keep, 6 points" in shown
+    assert "Trade-off curve over keep, 7 points" in out and "Trade-off curve over keep, 7 points" in shown
     assert re.search(r"about \d+ minutes", progress) and "[3/3] table: tiny, 3 blocks" in progress
     assert str(tmp_path) not in path.read_text() + shown
 

@@ -1,9 +1,7 @@
-"""What is measured: models, variants, points of the trade-off curve, batches. Everything a reader may want to change.
-
-An override may hold {depth}, {quarter}, {half} and {three_quarters} of the number of blocks.
-"""
+"""What is measured: models, variants, points of the trade-off curve, batches. All that a reader may want to change."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from bdia.results.paper import HALF_ON_GRID, REVVIT, STANDARD
@@ -40,12 +38,12 @@ class Model:
         return table[min((listed for listed in table if listed >= depth), default=max(table))]
 
 
-# On two CPU cores the whole bench takes about 40 minutes with these; on a GPU a few.
+# On two CPU cores the whole bench takes about an hour with these; on a GPU a few minutes.
 MODELS = {
     "vit_paper": Model(
         overrides=("model=vit_paper", "optimizer=set_adam"),
         unit="images",
-        batch={"cpu": {6: 12, 12: 12, 24: 12, 48: 12}, "cuda": {6: 128, 12: 128, 24: 128, 48: 128}},
+        batch={"cpu": {6: 32, 12: 32, 24: 32, 48: 12}, "cuda": {6: 128, 12: 128, 24: 128, 48: 128}},
         paper=True,
     ),
     "vit_base": Model(
@@ -69,8 +67,9 @@ class Variant:
     Args:
         label: its name in tables and legends.
         overrides: of configs/train.yaml.
-        cost: planned time of a step in units of standard's, for the estimate before the start.
+            cost: planned time of a step in units of standard's, for the estimate before the start.
         paper: which of the paper's forms this is, a key of `bdia.results.paper.PUBLISHED`.
+        keep: the share of the blocks that keep their activations; None leaves that to the overrides.
         keep_curve: a point of the curve over `keep`, from nothing kept to everything.
     """
 
@@ -78,12 +77,16 @@ class Variant:
     overrides: tuple[str, ...]
     cost: float = 4 / 3
     paper: tuple[Any, ...] | None = None
+    keep: Fraction | None = None
     keep_curve: bool = False
 
     def overrides_at(self, depth: int) -> list[str]:
-        """Return the overrides with the numbers of blocks filled in."""
-        parts = {"depth": depth, "quarter": depth // 4, "half": depth // 2, "three_quarters": 3 * depth // 4}
-        return [text.format(**parts) if "{" in text else text for text in self.overrides]
+        """Return the overrides for so many blocks."""
+        return [*self.overrides, *([] if self.keep is None else [f"stack.keep={int(self.keep * depth)}"])]
+
+
+def _keeping(share: Fraction, label: str, keep_curve: bool = False) -> Variant:
+    return Variant(label, ("stack=bdia",), float((4 - share) / 3), keep=share, keep_curve=keep_curve)
 
 
 VARIANTS = {
@@ -92,7 +95,7 @@ VARIANTS = {
     "revvit": Variant("RevViT", ("stack=revvit",), paper=REVVIT),
     "bdia_keep_0": Variant("BDIA, keep 0", ("stack=bdia", "stack.keep=0"), paper=HALF_ON_GRID),
     "bdia_keep_1": Variant("BDIA, keep 1", ("stack=bdia", "stack.keep=1"), paper=HALF_ON_GRID),
-    "bdia_keep_half": Variant("BDIA, keep half", ("stack=bdia", "stack.keep={half}"), 7 / 6),
+    "bdia_keep_half": _keeping(Fraction(1, 2), "BDIA, keep half"),
     "bdia_float_stored": Variant("BDIA float, stored", ("stack=bdia", "stack.bits=null", "stack.backward=stored"), 1.0),
 }
 
@@ -101,19 +104,18 @@ CURVE = {
     "standard": VARIANTS["standard"],
     "checkpoint": VARIANTS["checkpoint"],
     "revvit": VARIANTS["revvit"],
-    "bdia_keep_0": Variant("BDIA, keep 0", ("stack=bdia", "stack.keep=0"), 4 / 3, keep_curve=True),
-    "bdia_keep_1": Variant("BDIA, keep 1", ("stack=bdia", "stack.keep=1"), 4 / 3, keep_curve=True),
-    "bdia_keep_quarter": Variant("BDIA, keep 1/4", ("stack=bdia", "stack.keep={quarter}"), 5 / 4, keep_curve=True),
-    "bdia_keep_half": Variant("BDIA, keep 1/2", ("stack=bdia", "stack.keep={half}"), 7 / 6, keep_curve=True),
-    "bdia_keep_3_quarters": Variant(
-        "BDIA, keep 3/4", ("stack=bdia", "stack.keep={three_quarters}"), 13 / 12, keep_curve=True
-    ),
+    "bdia_keep_0": Variant("BDIA, keep 0", ("stack=bdia", "stack.keep=0"), keep_curve=True),
+    "bdia_keep_1": Variant("BDIA, keep 1", ("stack=bdia", "stack.keep=1"), keep_curve=True),
+    **{
+        f"bdia_keep_{sixths}_sixths": _keeping(Fraction(sixths, 6), f"BDIA, keep {sixths}/6", keep_curve=True)
+        for sixths in range(1, 6)
+    },
     "bdia_save_attention": Variant("BDIA, save attention", ("stack=bdia", "stack.keep=0", "stack.save=[attention]")),
     "bdia_save_matmul": Variant(
         "BDIA, save both", ("stack=bdia", "stack.keep=0", "stack.save=[attention,matmul]"), 10 / 9
     ),
     "bdia_nested": Variant("BDIA, nested", ("stack=bdia", "stack.keep=0", "stack.nested=[attn,mlp]"), 5 / 3),
-    "bdia_keep_all": Variant("BDIA, keep all", ("stack=bdia", "stack.keep={depth}"), 1.0, keep_curve=True),
+    "bdia_keep_all": _keeping(Fraction(1), "BDIA, keep all", keep_curve=True),
 }
 
 # The run that `what=overhead` compares with its bare steps.
@@ -124,14 +126,14 @@ OVERHEAD = {
 
 
 def distinct(variants: dict[str, Variant], depth: int) -> dict[str, Variant]:
-    """Return the variants that differ at this depth: at 4 blocks a quarter is one block."""
+    """Return the variants that differ at this depth: of 6 blocks a sixth is one block."""
     found: dict[tuple[str, ...], str] = {}
     for name, variant in variants.items():
         found.setdefault(tuple(variant.overrides_at(depth)), name)
     return {name: variants[name] for name in found.values()}
 
 
-CURVE_BATCH = {"cpu": 32, "cuda": 128}  # large enough that activations, not gradients, make the peak
+CURVE_BATCH = {"cpu": 64, "cuda": 128}  # large enough that activations, not gradients, make the peak
 
 # What --quick measures: three minutes on two cores.
 QUICK = {

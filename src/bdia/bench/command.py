@@ -8,7 +8,7 @@ Usage: python scripts/bench.py [--quick] [key=value ...]
   depths=[6,12,24,48]
   precisions=[32-true,bf16-mixed]
   variants=[...]       of the table: standard checkpoint revvit bdia_keep_0 bdia_keep_1 bdia_keep_half bdia_float_stored
-  curve_model=vit_paper  curve_depth=12   of the curve and of overhead
+  curve_model=vit_paper  curve_depth=6    of the curve and of overhead
   repeats=7            rounds; every variant is timed once in each
   batch=[]             one number per model, in their order, for table and curve; [] takes bdia/bench/cases.py's
   device=auto          cuda where there is a GPU; cpu and cuda insist
@@ -59,7 +59,7 @@ class Arguments:
     precisions: list[str] = field(default_factory=lambda: list(cases.PRECISIONS))
     variants: list[str] = field(default_factory=lambda: list(cases.VARIANTS))
     curve_model: str = "vit_paper"
-    curve_depth: int = 12
+    curve_depth: int = 6
     repeats: int = cases.FEWEST_ROUNDS
     batch: list[int] = field(default_factory=list)
     device: str = "auto"
