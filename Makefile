@@ -27,11 +27,15 @@ demo: setup ## the four stacks on embedded digits: accuracy, peak memory, time (
 	$(BIN)/python -m bdia.train experiment=demo
 	$(BIN)/python scripts/report.py --experiment demo
 
+# One test a core, one thread each: their tensors are tiny.
+test test-slow: export OMP_NUM_THREADS ?= 1
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4
+
 test: setup ## the fast tests (under 8 minutes on 2 cores)
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: setup ## all tests: the slow ones, and those for a GPU where there is one
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 lint: setup ## ruff: errors, imports, docstrings, format
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 import torch
@@ -11,6 +12,11 @@ from omegaconf import DictConfig
 import bdia.run
 from bdia.build import build_callbacks
 from training_helpers import TINY, compose_config
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name functions: an address in a test's name differs between the processes that share the tests."""
+    return val.__name__ if isinstance(val, FunctionType) else None
 
 
 @pytest.fixture

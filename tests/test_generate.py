@@ -112,7 +112,6 @@ def translation(path):
         ([], lambda path: make_task([]), r"prompt is empty and the tokenizer has no <\|endoftext\|>"),
         ([], translation, r"final\.ckpt is of Translation, wanted LanguageModeling: set checkpoint"),
     ],
-    ids=str,
 )
 def test_an_error_is_one_line_on_stderr_and_exit_code_2(task, write, arguments, loaded, message):
     code, out, error = write(*arguments, loaded=loaded or (lambda path: task))

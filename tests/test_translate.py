@@ -116,7 +116,6 @@ def missing(path):
         ([], "un", missing, r"checkpoint=runs/x/final\.ckpt: not found; wanted a file"),
         ([], "un", language_model, r"final\.ckpt is of LanguageModeling, wanted Translation: set checkpoint"),
     ],
-    ids=str,
 )
 def test_an_error_is_one_line_on_stderr_and_exit_code_2(translate, arguments, text, loaded, message):
     code, _, error = translate(text, *arguments, loaded=loaded)

@@ -14,7 +14,7 @@ from bdia.data.errors import DataCorruptError, DataNotFoundError
 def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     data = text if isinstance(text, bytes) else text.encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     return path
 
 
@@ -79,7 +79,7 @@ def test_files_are_found_in_the_data_folder_then_in_its_text_folder_then_as_give
         ("a.txt", b" \n<|endoftext|>\n\n", DataCorruptError, r"a\.txt holds no text.*data\.source\.paths"),
         ("a.txt", "café".encode("latin-1"), DataCorruptError, r"a\.txt is not UTF-8.*data\.source\.paths"),
         ("a.gz", b"plain", DataCorruptError, r"a\.gz cannot be read.*data\.source\.paths"),
-        ("a.gz", gzip.compress(b"x" * 999)[:-9], DataCorruptError, r"a\.gz cannot be read"),
+        ("a.gz", gzip.compress(b"x" * 999, mtime=0)[:-9], DataCorruptError, r"a\.gz cannot be read"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_the_key_to_change(tmp_path, name, data, error, message):

@@ -22,7 +22,7 @@ def write_files(folder, pack=False, count=20):
         for language in ("en", "fr"):
             text = "".join(f"{stem} {language} {n} é\n" for n in range(lines)).encode()
             path = folder / (f"{stem}.{language}.gz" if pack else f"{stem}.{language}")
-            path.write_bytes(gzip.compress(text) if pack else text)
+            path.write_bytes(gzip.compress(text, mtime=0) if pack else text)
     return folder
 
 
