@@ -88,8 +88,8 @@ def test_memory_that_no_batch_fits_names_value_and_need():
 
 
 def test_a_stack_of_ones_own_takes_the_place_of_the_others():
-    plan = Planner((*SMALL, "stack=bdia", "stack.keep=[0]", "stack.save=[attention]"), 16, depth=3).plan()
-    assert [stack.name for stack in plan.stacks] == ["standard", "stack=bdia stack.keep=[0] stack.save=[attention]"]
+    plan = Planner((*SMALL, "stack=bdia", "++stack.keep=[0]", "stack.save=[attention]"), 16, depth=3).plan()
+    assert [stack.name for stack in plan.stacks] == ["standard", "stack=bdia ++stack.keep=[0] stack.save=[attention]"]
     assert 1 < plan.stacks[1].relative_flops < 4 / 3
 
 
@@ -125,6 +125,7 @@ def test_tokens_and_vocabulary_are_those_asked_for(one_thread):
         (["model=nonesuch"], r"Could not find 'model/nonesuch'"),
         (["model=vit_demo", "optimizer.momentum=1"], r"momentum"),
         (["model=vit_demo", "stack=bdia", "stack.memory_budget=1GiB"], r"set memory to the same amount"),
+        (["model=vit_demo", "stack=bdia", "++stack.memory_budget=1GiB"], r"set memory to the same amount"),
     ],
 )
 def test_what_does_not_compose_is_one_error(overrides, message):

@@ -309,7 +309,10 @@ def test_settings_are_shown_when_printed():
     assert "gamma=TwoPoint(1/2: 0.5, -1/2: 0.5; per sample), bits=9, keep=1, backward='reversible'" in repr(
         BdiaStack(make_blocks(2))
     )
-    assert "grid_bits=9, merge='mean'" in repr(RevVitStack(make_blocks(2), 9, "mean"))
+    assert "grid_bits=9, merge='mean', keep=0" in repr(RevVitStack(make_blocks(2), 9, "mean"))
+    chosen = BdiaStack(make_blocks(2), keep=[0], save=["attention"], nested=["mlp"], memory_budget=0.5, kernel="eager")
+    assert "keep=[0], memory_budget=0.5, save=('attention',), nested=('mlp',)" in repr(chosen)
+    assert "kernel='eager'" in repr(chosen)
 
 
 @pytest.mark.parametrize(

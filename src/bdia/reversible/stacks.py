@@ -96,6 +96,11 @@ class _RecomputingStack(BlockStack):
             )
         return kept_blocks(self.keep, len(self))
 
+    def extra_repr(self) -> str:
+        """Show the settings when printed."""
+        chosen = {"memory_budget": self.memory_budget, "save": self.save, "nested": self.nested}
+        return ", ".join([f"keep={self.keep}", *(f"{name}={value!r}" for name, value in chosen.items() if value)])
+
     def _bind(self, block: nn.Module, recomputed: bool, args: tuple, kwargs: dict) -> Callable[[Tensor], Tensor]:
         if not (recomputed and self.nested):
             return _bind(block, args, kwargs)
@@ -268,7 +273,8 @@ class BdiaStack(_TapedStack):
 
     def extra_repr(self) -> str:
         """Show the settings when printed."""
-        return f"gamma={self.gamma}, bits={self.bits}, keep={self.keep}, backward={self.backward!r}"
+        settings = f"backward={self.backward!r}, kernel={self.kernel!r}"
+        return f"gamma={self.gamma}, bits={self.bits}, {super().extra_repr()}, {settings}"
 
 
 class RevVitStack(_TapedStack):
@@ -318,7 +324,7 @@ class RevVitStack(_TapedStack):
 
     def extra_repr(self) -> str:
         """Show the settings when printed."""
-        return f"grid_bits={self.bits}, merge={self.merge!r}, keep={self.keep}"
+        return f"grid_bits={self.bits}, merge={self.merge!r}, {super().extra_repr()}"
 
 
 def _bind(block: Callable[..., Tensor], args: tuple, kwargs: dict) -> Callable[[Tensor], Tensor]:
