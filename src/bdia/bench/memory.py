@@ -18,14 +18,13 @@ def step_memory(workload: Workload) -> dict[str, int]:
         bytes: `peak`, and at the peak `parameters`, `gradients`, `optimizer`, `other` (batch, buffers) and
         `activations` (all the rest), of those `loss_head` where the model has one; `held`, what the stacks' forward
         leaves for backward, their outputs included; `side_information`. In elements: `stream`, B * T * D, summed over
-        stacks. On a GPU `peak_allocated` is the allocator's own peak, what lay there
-        before and is not this workload's left out.
+        stacks. On a GPU `peak_allocated` is the allocator's own peak in a second step, without the meter, under which
+        no compiled pass runs; what lay there before and is not this workload's is left out.
     """
-    device = workload.batch[0].device
     known = [*workload.task.parameters(), *workload.task.buffers(), *optimizer_state(workload), *workload.batch]
     meter = StorageMeter(known, workload.task.parameters())
     stacks = _Held(workload, meter)
-    others = _reset_allocator(device) - meter.total()
+    own = meter.total()
     hooks = [*book_categories(workload.task, meter), *stacks.hooks]
     try:
         with meter:
@@ -33,7 +32,7 @@ def step_memory(workload: Workload) -> dict[str, int]:
     finally:
         for hook in hooks:
             hook.remove()
-    return _categories(workload, meter) | stacks.found() | _allocator(device, others)
+    return _categories(workload, meter) | stacks.found() | _allocator(workload, own)
 
 
 def optimizer_state(workload: Workload) -> list[Tensor]:
@@ -80,17 +79,14 @@ class _Held:
         return {"held": self.held, "stream": self.stream, "side_information": side}
 
 
-def _reset_allocator(device: torch.device) -> int:
-    """Return the bytes allocated now and forget the maximum; 0 on a CPU, which has no such allocator."""
-    if device.type != "cuda":
-        return 0
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device)
-
-
-def _allocator(device: torch.device, others: int) -> dict[str, int]:
+def _allocator(workload: Workload, own: int) -> dict[str, int]:
+    """Take a step and ask the GPU's allocator for its peak; `own`: bytes of the workload's that lie there before."""
+    device = workload.batch[0].device
     if device.type != "cuda":
         return {}
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    others = torch.cuda.memory_allocated(device) - own
+    workload.step()
     torch.cuda.synchronize(device)
     return {"peak_allocated": torch.cuda.max_memory_allocated(device) - others}
