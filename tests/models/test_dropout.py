@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bdia.measure.storage_meter import StorageMeter
 from bdia.models.dropout import LEVELS, Dropout
 
 
@@ -56,3 +57,11 @@ def test_evaluation_and_empty_batches_pass():
     x = torch.randn(5)
     assert Dropout(0.5).eval()(x) is x
     assert Dropout(0.5)(torch.empty(0, 4)).shape == (0, 4)
+
+
+def test_backward_makes_one_tensor():
+    x = torch.randn(64, 512, requires_grad=True)
+    y, grad = Dropout(0.3)(x), torch.ones(64, 512)
+    with StorageMeter([grad], []) as meter:
+        torch.autograd.grad(y, x, grad)
+    assert meter.peak == grad.nbytes + x.nbytes

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 LEVELS = 2**16  # a 16-bit random number decides about one entry on the CPU
 
@@ -21,8 +22,27 @@ class Dropout(nn.Dropout):
         dropped = round(self.p * LEVELS)
         if x.device.type != "cpu" or not 0 < dropped < LEVELS:
             return torch.native_dropout(x, self.p, True)[0]
-        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        draws = draws.view(torch.int16)[: x.numel()].view(x.shape)
-        keep = torch.empty(x.shape, dtype=torch.uint8)  # as bool this would take twice the time
-        torch.ge(draws, dropped - LEVELS // 2, out=keep)
-        return (x * keep).mul_(LEVELS / (LEVELS - dropped))
+        return _Drop.apply(x, _draw_mask(x.shape, dropped), LEVELS / (LEVELS - dropped))
+
+
+class _Drop(Function):
+    """x * keep * scale: one new tensor each way, where autograd's own products would make two in backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, keep: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.scale = scale
+        return (x * keep).mul_(scale)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        return (grad * keep).mul_(ctx.scale), None, None
+
+
+def _draw_mask(shape: torch.Size, dropped: int) -> Tensor:
+    """Return bytes, 0 with probability dropped / LEVELS and else 1, drawn from torch's generator on the CPU."""
+    draws = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    draws = draws.view(torch.int16)[: shape.numel()].view(shape)
+    keep = torch.empty(shape, dtype=torch.uint8)  # as bool this would take twice the time
+    return torch.ge(draws, dropped - LEVELS // 2, out=keep)
