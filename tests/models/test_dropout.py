@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bdia.measure.storage_meter import StorageMeter
-from bdia.models.dropout import LEVELS, Dropout
+from bdia.models.dropout import LEVELS, Dropout, _Drop, _mask
 
 
 @pytest.mark.parametrize("p", [2**-16, 0.1, 0.5, 0.9, 1 - 2**-16])
@@ -15,6 +15,12 @@ def test_rate_is_kept_in_each_of_the_entries_that_share_a_draw(p):
     assert (kept.double().mean(0) - (1 - p)).abs().max() < 5 * sigma
     pairs = (kept[:, :3] & kept[:, 1:]).double().mean(0)  # neighbours drop independently
     assert (pairs - (1 - p) ** 2).abs().max() < 5 * sigma
+
+
+@pytest.mark.parametrize("dropped", [1, 6554, LEVELS - 1])
+def test_so_many_of_all_draws_are_dropped(dropped):
+    every = torch.arange(-LEVELS // 2, LEVELS // 2, dtype=torch.int16)
+    assert (_mask(every, dropped) == 0).sum() == dropped
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -65,3 +71,18 @@ def test_backward_makes_one_tensor():
     with StorageMeter([grad], []) as meter:
         torch.autograd.grad(y, x, grad)
     assert meter.peak == grad.nbytes + x.nbytes
+
+
+def test_gradients_of_any_order_are_those_of_the_product():
+    x, keep = torch.randn(3, 4, dtype=torch.float64, requires_grad=True), torch.rand(3, 4).ge(0.5).to(torch.uint8)
+    assert torch.autograd.gradcheck(lambda x: _Drop.apply(x.square(), keep, 1.5), x)
+    assert torch.autograd.gradgradcheck(lambda x: _Drop.apply(x.square(), keep, 1.5), x)
+
+
+@pytest.mark.slow
+def test_a_compiled_block_drops_and_scales_alike_both_ways():
+    x = torch.ones(400, 100, requires_grad=True)
+    y = torch.compile(Dropout(0.1))(x)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    assert (y == 0).float().mean() == pytest.approx(0.1, abs=0.01)

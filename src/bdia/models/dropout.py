@@ -22,7 +22,7 @@ class Dropout(nn.Dropout):
         dropped = round(self.p * LEVELS)
         if x.device.type != "cpu" or not 0 < dropped < LEVELS:
             return torch.native_dropout(x, self.p, True)[0]
-        return _Drop.apply(x, _draw_mask(x.shape, dropped), LEVELS / (LEVELS - dropped))
+        return _Drop.apply(x, _draw_mask(x, dropped), LEVELS / (LEVELS - dropped))
 
 
 class _Drop(Function):
@@ -40,9 +40,13 @@ class _Drop(Function):
         return (grad * keep).mul_(ctx.scale), None, None
 
 
-def _draw_mask(shape: torch.Size, dropped: int) -> Tensor:
-    """Return bytes, 0 with probability dropped / LEVELS and else 1, drawn from torch's generator on the CPU."""
-    draws = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    draws = draws.view(torch.int16)[: shape.numel()].view(shape)
-    keep = torch.empty(shape, dtype=torch.uint8)  # as bool this would take twice the time
+def _draw_mask(x: Tensor, dropped: int) -> Tensor:
+    """Return bytes of x's shape, 0 with probability dropped / LEVELS and else 1, drawn from torch's generator."""
+    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    return _mask(draws.view(torch.int16)[: x.numel()].view(x.shape), dropped)
+
+
+def _mask(draws: Tensor, dropped: int) -> Tensor:
+    """Return 0 for the `dropped` lowest of the LEVELS values of an int16, else 1; as bool this takes twice the time."""
+    keep = torch.empty(draws.shape, dtype=torch.uint8, device=draws.device)
     return torch.ge(draws, dropped - LEVELS // 2, out=keep)
