@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 
 import bdia.reversible.passes as passes
 from bdia.reversible import BdiaStack, TwoPoint
-from bdia.reversible.passes import CompilerWarning, forward_pass, inverse_pass
+from bdia.reversible.passes import CompilerWarning, bit_sum, forward_pass, inverse_pass
 from bdia.reversible.rules import BdiaRule
 
 
@@ -158,3 +158,17 @@ def test_auto_leaves_small_streams_to_the_eager_pass(monkeypatch):
 def test_an_unknown_kernel_is_refused():
     with pytest.raises(ValueError, match=r"kernel='triton'.*auto, compiled, eager.*stack.kernel"):
         BdiaStack(make_blocks(2), kernel="triton")
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 5)])
+def test_the_sum_of_bits_does_not_depend_on_the_layout_and_shows_every_changed_bit(shape):
+    x = torch.randn(shape)
+    wanted = bit_sum(x)
+    shifted = torch.cat([torch.zeros(1), x.flatten()])[1:].view(shape)
+    assert shifted.storage_offset() % 2 and bit_sum(shifted) == wanted
+    assert bit_sum(x.transpose(0, 1).contiguous().transpose(0, 1)) == wanted
+    for place in range(x.numel()):
+        for bit in range(32):
+            changed = x.clone()
+            changed.view(-1).view(torch.int32)[place] ^= 1 << bit if bit < 31 else -(2**31)
+            assert bit_sum(changed) != wanted
