@@ -67,7 +67,7 @@ class Variant:
     Args:
         label: its name in tables and legends.
         overrides: of configs/train.yaml.
-            cost: planned time of a step in units of standard's, for the estimate before the start.
+        cost: planned time of a step in units of standard's, for the estimate before the start.
         paper: which of the paper's forms this is, a key of `bdia.results.paper.PUBLISHED`.
         keep: the share of the blocks that keep their activations; None leaves that to the overrides.
         keep_curve: a point of the curve over `keep`, from nothing kept to everything.

@@ -56,7 +56,10 @@ def _sections(bench: Bench, form: Callable[[Table], str], title: Callable[[str],
 
 
 def curve_verdict(rows: Sequence[Row]) -> str:
-    """Say whether time falls and memory rises along the points of the curve over `keep`, with the numbers."""
+    """Say whether time falls and memory rises along the points of the curve over `keep`, with the numbers.
+
+    Memory may fall by less than is shown, a tenth of a MiB: the check of each rebuilt stream weighs a byte.
+    """
     points = [row for row in rows if row.keep_curve]
     whole = [row for row in points if row.times and row.memory]
     if len(whole) < 2:
@@ -64,9 +67,9 @@ def curve_verdict(rows: Sequence[Row]) -> str:
     times, peaks = [row.times.median for row in whole], [row.memory["peak"] / MIB for row in whole]
     numbers = "; ".join(f"{row.label}: {t:.1f} ms, {p:.1f} MiB" for row, t, p in zip(whole, times, peaks, strict=True))
     time = "falls with every step" if falls(times) else "does NOT fall with every step"
-    memory = "rises with every step" if rises(peaks) else "does NOT rise with every step"
+    memory = "rises with every step" if rises(peaks, slack=0.1) else "does NOT rise with every step"
     missing = f" Not measured: {', '.join(row.label for row in points if row not in whole)}." if whole != points else ""
-    verdict = "monotone in both axes" if falls(times) and rises(peaks) else "NOT monotone in both axes"
+    verdict = "monotone in both axes" if falls(times) and rises(peaks, slack=0.1) else "NOT monotone in both axes"
     return (
         f"Trade-off curve over keep, {len(whole)} points: {verdict} (time {time}, memory {memory}). {numbers}.{missing}"
     )

@@ -68,6 +68,6 @@ def falls(values: Sequence[float]) -> bool:
     return all(later <= earlier for earlier, later in pairwise(values))
 
 
-def rises(values: Sequence[float]) -> bool:
-    """Whether no value is smaller than the one before."""
-    return all(later >= earlier for earlier, later in pairwise(values))
+def rises(values: Sequence[float], slack: float = 0.0) -> bool:
+    """Whether no value is smaller than the one before, by more than the slack."""
+    return all(later >= earlier - slack for earlier, later in pairwise(values))

@@ -97,7 +97,7 @@ class Planner:
     ) -> None:
         if any(override.lstrip("+").startswith("stack.memory_budget=") for override in overrides):
             raise ValueError("stack.memory_budget is for training: set memory to the same amount")
-        self.own = tuple(o for o in overrides if o.lstrip("+~").startswith(("stack", "gamma@stack")))
+        self.own = tuple(o for o in overrides if o.lstrip("+").startswith(("stack", "gamma@stack")))
         self.overrides = tuple(o for o in overrides if o not in self.own)
         self.batch, self.tokens, self.depth = batch, tokens, depth
         self.num_classes, self.vocab_size = num_classes, vocab_size
