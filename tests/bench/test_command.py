@@ -125,7 +125,7 @@ def test_quick_is_one_small_cell_and_takes_other_values(tiny, tmp_path, monkeypa
         (["threads=0"], r"threads=0: wanted at least 1"),
         (["device=abacus"], r"device=abacus: wanted cpu, or cuda"),
         (["reps=7"], r"reps=7: wanted key=value with one of the keys"),
-        (["show=nothing.json"], r"nothing\.json"),
+        (["show=nothing.json"], r"show=nothing\.json: not found; wanted the JSON"),
     ],
     ids=str,
 )

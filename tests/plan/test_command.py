@@ -70,7 +70,7 @@ def test_memory_adds_what_fits_and_what_to_paste_and_out_writes_it(call, tmp_pat
         (["model=nonesuch", "batch=1"], "Could not find 'model/nonesuch'"),
         (["model=vit_demo", "batch=0"], "batch=0: wanted at least 1"),
         (["model=vit_demo", "batch=x"], "batch=x: wanted int"),
-        (["model=vit_demo", "batch=1", "depth=0"], "depth"),
+        (["model=vit_demo", "batch=1", "depth=0"], "depth=0: wanted at least 1; set depth"),
         (["model=vit_demo", "batch=1", "memory=24G"], "memory=24G: wanted an amount"),
         (["model=vit_demo", "batch=1", "precision=8"], "precision=8: wanted 32-true or bf16-mixed"),
         (["model=gpt2_demo", "batch=1", "tokens=999"], "tokens=999: wanted 1 to 128"),

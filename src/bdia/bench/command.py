@@ -136,6 +136,8 @@ def run(arguments: Arguments) -> None:
     """Measure, and write after every cell; or show an earlier bench."""
     if arguments.show:
         path = Path(arguments.show)
+        if not path.is_file():
+            raise ValueError(f"show={path}: not found; wanted the JSON of an earlier bench; set show")
         return show(read_bench(path), path.parent)
     check(arguments)
     device = read_device(

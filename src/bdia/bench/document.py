@@ -56,7 +56,7 @@ def _sections(bench: Bench, form: Callable[[Table], str], title: Callable[[str],
 
 
 def curve_verdict(rows: Sequence[Row]) -> str:
-    """Say whether time falls and memory rises along the points of the curve over `keep`, with the numbers.
+    """Say whether time never rises and memory never falls along the points of the curve over `keep`, with the numbers.
 
     Memory may fall by less than is shown, a tenth of a MiB: the check of each rebuilt stream weighs a byte.
     """
@@ -66,8 +66,8 @@ def curve_verdict(rows: Sequence[Row]) -> str:
         return "Trade-off curve over keep: fewer than two points were measured."
     times, peaks = [row.times.median for row in whole], [row.memory["peak"] / MIB for row in whole]
     numbers = "; ".join(f"{row.label}: {t:.1f} ms, {p:.1f} MiB" for row, t, p in zip(whole, times, peaks, strict=True))
-    time = "falls with every step" if falls(times) else "does NOT fall with every step"
-    memory = "rises with every step" if rises(peaks, slack=0.1) else "does NOT rise with every step"
+    time = "never rises" if falls(times) else "rises somewhere"
+    memory = "never falls" if rises(peaks, slack=0.1) else "falls somewhere"
     missing = f" Not measured: {', '.join(row.label for row in points if row not in whole)}." if whole != points else ""
     verdict = "monotone in both axes" if falls(times) and rises(peaks, slack=0.1) else "NOT monotone in both axes"
     return (

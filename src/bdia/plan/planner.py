@@ -83,7 +83,7 @@ class Planner:
         batch, tokens, num_classes, vocab_size: of `bdia.workload.build_workload`.
         depth: blocks of the model, of each of its stacks; None takes the config's.
     Raises:
-        ValueError: the config does not compose.
+        ValueError: the config does not compose; a depth below 1.
     """
 
     def __init__(
@@ -97,6 +97,8 @@ class Planner:
     ) -> None:
         if any(override.lstrip("+").startswith("stack.memory_budget=") for override in overrides):
             raise ValueError("stack.memory_budget is for training: set memory to the same amount")
+        if depth is not None and depth < 1:
+            raise ValueError(f"depth={depth}: wanted at least 1; set depth")
         self.own = tuple(o for o in overrides if o.lstrip("+").startswith(("stack", "gamma@stack")))
         self.overrides = tuple(o for o in overrides if o not in self.own)
         self.batch, self.tokens, self.depth = batch, tokens, depth
