@@ -66,10 +66,11 @@ def curve_verdict(rows: Sequence[Row]) -> str:
         return "Trade-off curve over keep: fewer than two points were measured."
     times, peaks = [row.times.median for row in whole], [row.memory["peak"] / MIB for row in whole]
     numbers = "; ".join(f"{row.label}: {t:.1f} ms, {p:.1f} MiB" for row, t, p in zip(whole, times, peaks, strict=True))
-    time = "never rises" if falls(times) else "rises somewhere"
-    memory = "never falls" if rises(peaks, slack=0.1) else "falls somewhere"
+    quicker, larger = falls(times), rises(peaks, slack=0.1)
+    time = "never rises" if quicker else "rises somewhere"
+    memory = "never falls" if larger else "falls somewhere"
     missing = f" Not measured: {', '.join(row.label for row in points if row not in whole)}." if whole != points else ""
-    verdict = "monotone in both axes" if falls(times) and rises(peaks, slack=0.1) else "NOT monotone in both axes"
+    verdict = "monotone in both axes" if quicker and larger else "NOT monotone in both axes"
     return (
         f"Trade-off curve over keep, {len(whole)} points: {verdict} (time {time}, memory {memory}). {numbers}.{missing}"
     )
