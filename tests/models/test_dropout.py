@@ -1,31 +1,83 @@
-"""The CPU's quick dropout: its rate, its scale, what backward keeps of it."""
+"""The CPU's quick dropout, by a mask for small tensors and a hash for large: rate, scale, what backward keeps of it."""
+
+import warnings
 
 import pytest
 import torch
 
+import bdia.models.dropout as module
+import bdia.reversible.compiled as compiled
 from bdia.measure.storage_meter import StorageMeter
-from bdia.models.dropout import LEVELS, Dropout, _Drop, _mask
+from bdia.models.dropout import LEVELS, SLICE, Dropout, _drop, _DropByHash, _DropByMask, _kept, _mask, hashed
+from bdia.reversible.compiled import COMPILE_FROM, CompilerWarning
+
+KEY = torch.tensor([12345, -678910], dtype=torch.int32)
+SIZES = {"mask": (64, 512), "hash": (64, 1537)}  # 1537: no whole vectors, and a last slice that is not full
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """No kernel is compiled."""
+    monkeypatch.setattr(module, "run_compiled", lambda *_: False)
+
+
+@pytest.fixture(params=SIZES)
+def shape(request, eager):
+    """A shape whose entries are told by a mask of bytes, and one by a hash."""
+    assert (request.param == "hash") == (torch.Size(SIZES[request.param]).numel() >= COMPILE_FROM)
+    return SIZES[request.param]
 
 
 @pytest.mark.parametrize("p", [2**-16, 0.1, 0.5, 0.9, 1 - 2**-16])
 def test_rate_is_kept_in_each_of_the_entries_that_share_a_draw(p):
     torch.manual_seed(0)
-    kept = Dropout(p)(torch.ones(250_000, 4)) != 0
+    kept = torch.cat([Dropout(p)(torch.ones(2**14, 4)) != 0 for _ in range(16)])
+    assert_independent(kept, p, lags=[1, 2, 3])
+
+
+@pytest.mark.parametrize("p", [2**-16, 0.1, 0.5, 0.9, 1 - 2**-16])
+def test_rate_is_kept_by_the_hash_and_entries_drop_independently(p, eager):
+    torch.manual_seed(0)
+    kept = Dropout(p)(torch.ones(4096, 256)) != 0
+    assert_independent(kept, p, lags=[1, 2, 3, 16, 64, 255])
+    assert_independent(kept.T, p, lags=[1, 2, 64, 1024])
+    again = Dropout(p)(torch.ones(4096, 256)) != 0  # under another key
+    assert_independent(torch.stack([kept.flatten(), again.flatten()], dim=1), p, lags=[1])
+
+
+def assert_independent(kept, p, lags):
+    """Rows of entries: each column has rate 1 - p, any two columns so far apart the product of their rates."""
     sigma = (p * (1 - p) / len(kept)) ** 0.5
-    assert (kept.double().mean(0) - (1 - p)).abs().max() < 5 * sigma
-    pairs = (kept[:, :3] & kept[:, 1:]).double().mean(0)  # neighbours drop independently
-    assert (pairs - (1 - p) ** 2).abs().max() < 5 * sigma
+    assert (kept.double().mean(0) - (1 - p)).abs().max() < 5 * max(sigma, 1 / len(kept))
+    for lag in lags:
+        pairs = (kept[:, :-lag] & kept[:, lag:]).double().mean()
+        sigma = 2 * (p * (1 - p) / kept[:, lag:].numel()) ** 0.5
+        assert (pairs - (1 - p) ** 2).abs() < 5 * max(sigma, 1 / kept.numel())
+
+
+def test_every_bit_of_the_hash_follows_every_bit_of_its_place_and_key():
+    place = torch.arange(2**14, dtype=torch.int32)
+    bits = hashed(place, KEY)
+    assert bits.dtype == torch.int32 and len(bits.unique()) == len(place)
+    for bit in range(31):
+        flip = torch.tensor(1 << bit, dtype=torch.int32)
+        for other in (hashed(place ^ flip, KEY), *(hashed(place, KEY ^ half * flip) for half in torch.eye(2).int())):
+            changed = torch.stack([(bits ^ other) >> place_of & 1 for place_of in range(32)]).double().mean(1)
+            assert (changed - 0.5).abs().max() < 0.03
 
 
 @pytest.mark.parametrize("dropped", [1, 6554, LEVELS - 1])
-def test_so_many_of_all_draws_are_dropped(dropped):
+def test_so_many_of_all_draws_are_dropped(dropped, monkeypatch):
     every = torch.arange(-LEVELS // 2, LEVELS // 2, dtype=torch.int16)
     assert (_mask(every, dropped) == 0).sum() == dropped
+    monkeypatch.setattr(module, "hashed", lambda place, _: place << 16)
+    kept = _kept(torch.ones(LEVELS), 0, None, torch.tensor(dropped, dtype=torch.int32), torch.tensor(1.0))
+    assert (kept == 0).sum() == dropped
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_kept_entries_are_scaled_so_that_the_mean_stays(dtype):
-    x = torch.linspace(1, 2, 1003, dtype=dtype).view(17, 59)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_kept_entries_are_scaled_so_that_the_mean_stays(dtype, shape):
+    x = torch.linspace(1, 2, shape[0] * shape[1], dtype=dtype).view(shape)
     dropped = Dropout(0.1)(x)
     assert dropped.dtype == dtype
     kept = dropped != 0
@@ -35,17 +87,18 @@ def test_kept_entries_are_scaled_so_that_the_mean_stays(dtype):
     assert torch.equal(dropped, (x * scale) * kept)
 
 
-def test_backward_keeps_a_byte_per_entry_and_nothing_else():
-    saved, x = [], torch.randn(8, 32, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+@pytest.mark.parametrize(("size", "kept"), [("mask", [64 * 512]), ("hash", [8])])
+def test_backward_keeps_a_byte_per_entry_or_the_key_of_the_hash_and_nothing_else(size, kept, eager):
+    saved, x = [], torch.randn(SIZES[size], requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.nbytes) or t, lambda t: t):
         y = Dropout(0.3)(x)
-    assert [t.dtype for t in saved] == [torch.uint8]
+    assert saved == kept
     y.sum().backward()
     torch.testing.assert_close(x.grad, y.detach() / x.detach())
 
 
-def test_seed_repeats_the_mask_and_the_next_call_draws_another():
-    x, dropout = torch.ones(1000), Dropout(0.5)
+def test_seed_repeats_the_mask_and_the_next_call_draws_another(shape):
+    x, dropout = torch.ones(shape), Dropout(0.5)
     torch.manual_seed(3)
     first, second = dropout(x), dropout(x)
     torch.manual_seed(3)
@@ -54,9 +107,9 @@ def test_seed_repeats_the_mask_and_the_next_call_draws_another():
 
 
 @pytest.mark.parametrize(("p", "wanted"), [(0.0, 1.0), (1e-7, 1.0), (1.0, 0.0)])
-def test_rates_at_the_ends(p, wanted):
+def test_rates_at_the_ends(p, wanted, shape):
     torch.manual_seed(0)
-    assert torch.allclose(Dropout(p)(torch.ones(64)), torch.full((64,), wanted))
+    assert torch.allclose(Dropout(p)(torch.ones(shape)), torch.full(shape, wanted))
 
 
 def test_evaluation_and_empty_batches_pass():
@@ -65,24 +118,69 @@ def test_evaluation_and_empty_batches_pass():
     assert Dropout(0.5)(torch.empty(0, 4)).shape == (0, 4)
 
 
-def test_backward_makes_one_tensor():
-    x = torch.randn(64, 512, requires_grad=True)
-    y, grad = Dropout(0.3)(x), torch.ones(64, 512)
+def test_the_hash_goes_by_an_entrys_place_whatever_the_layout_and_the_slices(eager):
+    x = torch.randn(3, 2 * SLICE + 5).T
+    limit, scale = torch.tensor(6554, dtype=torch.int32), torch.tensor(1.0)
+    whole = _kept(x.reshape(-1), 0, KEY, limit, scale) != 0
+    assert torch.equal(_drop(x, KEY, 6554) != 0, whole.view(x.shape))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_backward_makes_one_tensor(size, eager):
+    x = torch.randn(SIZES[size], requires_grad=True)
+    y, grad = Dropout(0.3)(x), torch.ones_like(x)
+    slices = 0 if size == "mask" else 6 * 4 * SLICE
     with StorageMeter([grad], []) as meter:
         torch.autograd.grad(y, x, grad)
-    assert meter.peak == grad.nbytes + x.nbytes
+    assert grad.nbytes + x.nbytes <= meter.peak <= grad.nbytes + x.nbytes + slices
 
 
-def test_gradients_of_any_order_are_those_of_the_product():
-    x, keep = torch.randn(3, 4, dtype=torch.float64, requires_grad=True), torch.rand(3, 4).ge(0.5).to(torch.uint8)
-    assert torch.autograd.gradcheck(lambda x: _Drop.apply(x.square(), keep, 1.5), x)
-    assert torch.autograd.gradgradcheck(lambda x: _Drop.apply(x.square(), keep, 1.5), x)
+@pytest.mark.parametrize(
+    "drop",
+    [
+        lambda x: _DropByMask.apply(x, torch.arange(12).remainder(2).to(torch.uint8).view(3, 4), 1.5),
+        lambda x: _DropByHash.apply(x, KEY, LEVELS // 2),
+    ],
+)
+def test_gradients_of_any_order_are_those_of_the_product(drop):
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert 0 < (drop(x) == 0).sum() < x.numel()
+    assert torch.autograd.gradcheck(lambda x: drop(x.square()), x)
+    assert torch.autograd.gradgradcheck(lambda x: drop(x.square()), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiled_kernel_drops_the_same_entries_in_sight_of_a_meter_too(dtype, monkeypatch):
+    x = torch.randn(SIZES["hash"], dtype=dtype)
+    with StorageMeter([x], []) as meter:
+        found = _drop(x, KEY, 6554)
+    if compiled._broken:
+        pytest.skip("no compiler here")
+    assert meter.peak <= x.nbytes + found.nbytes + 32
+    monkeypatch.setattr(module, "run_compiled", lambda *_: False)
+    assert torch.equal(found, _drop(x, KEY, 6554))
+
+
+def test_without_a_compiler_it_warns_once_and_drops_the_same_entries(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(compiled, "_broken", set())
+    compiled._compiled.cache_clear()
+    x = torch.randn(SIZES["hash"])
+    with pytest.warns(CompilerWarning, match=r"No working C.. compiler.*the same bits"):
+        found = _drop(x, KEY, 6554)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(found, _drop(x, KEY, 6554))
 
 
 @pytest.mark.slow
-def test_a_compiled_block_drops_and_scales_alike_both_ways():
-    x = torch.ones(400, 100, requires_grad=True)
-    y = torch.compile(Dropout(0.1))(x)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_compiled_block_drops_and_scales_alike_both_ways(size):
+    x = torch.ones(SIZES[size], requires_grad=True)
+    y = torch.compile(Dropout(0.1), fullgraph=True)(x)
     y.sum().backward()
     assert torch.equal(x.grad, y.detach())
     assert (y == 0).float().mean() == pytest.approx(0.1, abs=0.01)

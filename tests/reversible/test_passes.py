@@ -1,15 +1,20 @@
 """The compiled pass gives the bits of the eager one; without a compiler the eager one takes over, and says so."""
 
+import contextlib
 import warnings
 
 import pytest
 import torch
 from reversible_helpers import HALF, D, T, assert_bit_equal, gamma_of, gradients, make_blocks, make_tokens
 from torch._dynamo.utils import counters
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import bdia.reversible.compiled as compiled_module
 import bdia.reversible.passes as passes
+from bdia.measure.storage_meter import StorageMeter
 from bdia.reversible import BdiaStack, TwoPoint
-from bdia.reversible.passes import CompilerWarning, bit_sum, forward_pass, inverse_pass
+from bdia.reversible.compiled import CompilerWarning
+from bdia.reversible.passes import bit_sum, forward_pass, inverse_pass
 from bdia.reversible.rules import BdiaRule
 
 
@@ -83,6 +88,27 @@ def test_a_stack_trains_to_the_same_bits_with_either_kernel(compiler, fused_call
     assert_bit_equal(found, gradients(BdiaStack(blocks, HALF, kernel="eager"), x, steps=2))
 
 
+@pytest.mark.parametrize("watched", ["save", "meter"])
+def test_the_compiled_kernel_runs_out_of_sight_of_what_watches_operations(compiler, fused_calls, watched):
+    blocks, x = make_blocks(5, 0.1), make_tokens()
+    inside = {"save": ["attention"]} if watched == "save" else {}
+    with StorageMeter([x], []) if watched == "meter" else contextlib.nullcontext():
+        found = gradients(BdiaStack(blocks, HALF, kernel="compiled", **inside), x)
+    assert fused_calls == ["_fused_forward"] * 4 + ["_fused_inverse"] * 3
+    assert_bit_equal(found, gradients(BdiaStack(blocks, HALF, kernel="eager"), x))
+
+
+def test_of_fake_tensors_a_kernel_makes_its_results_and_no_temporaries():
+    rule, sizes = step_inputs(MIXED, (8, 5, 24))[0], {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(8, 5, 24)
+        for kernel in ("compiled", "eager"):
+            with StorageMeter([x], []) as meter:
+                passed = forward_pass(rule, x, x, x, note=True, verify=True, kernel=kernel)
+            sizes[kernel] = meter.peak - sum(t.nbytes for t in (x, *passed))
+    assert sizes["compiled"] < x.nbytes / 4 < x.nbytes < sizes["eager"]  # the coefficients of each sample
+
+
 def test_a_sample_that_is_no_multiple_of_eight_values_trains_with_the_compiled_kernel_too(fused_calls):
     blocks, x = make_blocks(4, width=5), make_tokens(shape=(3, 3, 5))
     found = gradients(BdiaStack(blocks, TwoPoint("3/5"), kernel="compiled"), x)
@@ -93,9 +119,13 @@ def test_a_sample_that_is_no_multiple_of_eight_values_trains_with_the_compiled_k
 @pytest.fixture
 def fused_calls(monkeypatch):
     """Names of the compiled passes that ran."""
-    calls, run = [], passes._run_compiled
-    note = lambda function, *rest: calls.append(function.__name__) or run(function, *rest)  # noqa: E731
-    monkeypatch.setattr(passes, "_run_compiled", note)
+    calls, run = [], passes.run_compiled
+
+    def note(function, *rest, **settings):
+        calls.append(function.__name__)
+        return run(function, *rest, **settings)
+
+    monkeypatch.setattr(passes, "run_compiled", note)
     return calls
 
 
@@ -107,9 +137,9 @@ def no_compiler(monkeypatch):
         raise RuntimeError("No working C++ compiler found")
 
     monkeypatch.setattr(torch, "compile", fail)
-    monkeypatch.setattr(passes, "COMPILE_FROM", 0)
-    monkeypatch.setattr(passes, "_broken", set())
-    passes._compiled.cache_clear()
+    monkeypatch.setattr(compiled_module, "COMPILE_FROM", 0)
+    monkeypatch.setattr(compiled_module, "_broken", set())
+    compiled_module._compiled.cache_clear()
 
 
 def test_without_a_compiler_auto_warns_once_and_gives_the_same_bits(no_compiler):
@@ -135,7 +165,7 @@ def test_a_lack_of_memory_is_not_taken_for_a_lack_of_a_compiler(no_compiler, mon
     monkeypatch.setattr(torch, "compile", fail)
     with pytest.raises(type(error)):
         BdiaStack(make_blocks(3))(make_tokens())
-    assert not passes._broken
+    assert not compiled_module._broken
 
 
 def test_a_compiler_that_fails_without_a_word_is_left_out_too(no_compiler, monkeypatch):
@@ -148,9 +178,9 @@ def test_a_compiler_that_fails_without_a_word_is_left_out_too(no_compiler, monke
 
 
 def test_auto_leaves_small_streams_to_the_eager_pass(monkeypatch):
-    monkeypatch.setattr(passes, "_run_compiled", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(compiled_module, "_compiled", lambda *_: pytest.fail("compiled"))
     gradients(BdiaStack(make_blocks(3)), make_tokens())
-    monkeypatch.setattr(passes, "COMPILE_FROM", 2 * T * D)
+    monkeypatch.setattr(compiled_module, "COMPILE_FROM", 2 * T * D)
     with pytest.raises(pytest.fail.Exception, match="compiled"):
         gradients(BdiaStack(make_blocks(3)), make_tokens())
 

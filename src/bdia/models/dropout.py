@@ -1,18 +1,24 @@
-"""Dropout with a mask of one byte, whose random numbers do not cost more than the layer before it."""
+"""Dropout that keeps little for backward, and whose random numbers do not cost more than the layer before it."""
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Function
 
+from bdia.reversible.compiled import COMPILE_FROM, compiles, run_compiled
+
 LEVELS = 2**16  # a 16-bit random number decides about one entry on the CPU
+SLICE = 2**15  # entries whose temporaries stay in cache
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` that keeps a mask of one byte per entry for backward on every device, and draws it fast on the CPU.
+    """`nn.Dropout` that keeps no mask of a large tensor on the CPU, one byte per entry elsewhere, and draws it fast.
 
-    PyTorch's CPU dropout keeps its mask as float32, four times the bytes. Its generator makes one number per entry,
-    a sixth of a training step of the paper's ViT and more where blocks are recomputed; here four entries share a draw
-    of 64 bits, so the rate is a multiple of 1 / LEVELS, and kept entries are scaled by the rate that this gives.
+    PyTorch's CPU dropout keeps its mask as float32. Its generator makes one number per entry, a sixth of a training
+    step of the paper's ViT and more where blocks are recomputed. Here entries of a large tensor are told by a hash of
+    their places and of 64 bits drawn from torch's generator, which backward takes again; smaller tensors share a draw
+    of 64 bits between four entries. So the rate is a multiple of 1 / LEVELS, and kept entries are scaled by the rate
+    that this gives. On a GPU it is PyTorch's own.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -22,10 +28,20 @@ class Dropout(nn.Dropout):
         dropped = round(self.p * LEVELS)
         if x.device.type != "cpu" or not 0 < dropped < LEVELS:
             return torch.native_dropout(x, self.p, True)[0]
-        return _Drop.apply(x, _draw_mask(x, dropped), LEVELS / (LEVELS - dropped))
+        if torch.compiler.is_compiling() or COMPILE_FROM <= x.numel() < 2**31:
+            key = torch.randint(-(2**31), 2**31 - 1, (2,), dtype=torch.int32)
+            return _DropByHash.apply(x, key, dropped)
+        return _DropByMask.apply(x, _draw_mask(x, dropped), _scale(dropped))
 
 
-class _Drop(Function):
+def _scale(dropped: int) -> float:
+    return LEVELS / (LEVELS - dropped)
+
+
+# --- a mask of bytes, kept for backward ---
+
+
+class _DropByMask(Function):
     """x * keep * scale: one new tensor each way, where autograd's own products would make two in backward."""
 
     @staticmethod
@@ -42,7 +58,7 @@ class _Drop(Function):
 
 def _draw_mask(x: Tensor, dropped: int) -> Tensor:
     """Return bytes of x's shape, 0 with probability dropped / LEVELS and else 1, drawn from torch's generator."""
-    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     return _mask(draws.view(torch.int16)[: x.numel()].view(x.shape), dropped)
 
 
@@ -50,3 +66,67 @@ def _mask(draws: Tensor, dropped: int) -> Tensor:
     """Return 0 for the `dropped` lowest of the LEVELS values of an int16, else 1; as bool this takes twice the time."""
     keep = torch.empty(draws.shape, dtype=torch.uint8, device=draws.device)
     return torch.ge(draws, dropped - LEVELS // 2, out=keep)
+
+
+# --- no mask: a hash of an entry's place, in backward once more ---
+
+
+class _DropByHash(Function):
+    """x * scale * keep, keep by the key of two int32: one kernel each way where a compiler works."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, key: Tensor, dropped: int) -> Tensor:
+        ctx.save_for_backward(key)
+        ctx.dropped = dropped
+        return _drop(x, key, dropped)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        (key,) = ctx.saved_tensors
+        return _DropByHash.apply(grad, key, ctx.dropped), None, None
+
+
+def _drop(x: Tensor, key: Tensor, dropped: int) -> Tensor:
+    limit = torch.tensor(dropped, dtype=torch.int32)
+    scale = torch.tensor(_scale(dropped), dtype=torch.promote_types(x.dtype, torch.float32))
+    flat = x.reshape(-1)
+    if torch.compiler.is_compiling():  # within a compiled block: the compiler fuses it there
+        return _kept(flat, 0, key, limit, scale).view(x.shape)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    flat_out = out.view(-1).data
+    if not (compiles(flat_out) and run_compiled(_fused_drop, flat_out, flat.data, key, limit, scale)):
+        starts = range(0, len(flat), SLICE)
+        for start in starts[:1] if isinstance(x, FakeTensor) else starts:
+            part = slice(start, start + SLICE)
+            flat_out[part] = _kept(flat[part], start, key, limit, scale)
+    return out
+
+
+def _fused_drop(out: Tensor, x: Tensor, key: Tensor, limit: Tensor, scale: Tensor) -> None:
+    out.copy_(_kept(x, 0, key, limit, scale))
+
+
+def _kept(x: Tensor, start: int, key: Tensor, limit: Tensor, scale: Tensor) -> Tensor:
+    """Return x * scale where the entry is kept, else 0; x (n,) is the tensor's entries from `start` on."""
+    place = torch.arange(start, start + len(x), dtype=torch.int32, device=x.device)
+    level = _shifted(hashed(place, key), 16)
+    return x * scale * ((level - limit >> 31) + 1)  # a product, for eager selections are ten times slower
+
+
+def hashed(place: Tensor, key: Tensor) -> Tensor:
+    """Return 32 random bits for each place (n,) int32 under a key (2,) int32.
+
+    A counter-based generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) with an integer
+    hash in place of a cipher: triple32 of C. Wellons' hash prospector, the key's two halves added before and after
+    its first product.
+    """
+    bits = place + key[0]
+    bits = (_shifted(bits, 17) ^ bits) * (0xED5AD4BB - 2**32) + key[1]
+    bits = (_shifted(bits, 11) ^ bits) * (0xAC4C1B51 - 2**32)
+    bits = (_shifted(bits, 15) ^ bits) * 0x31848BAB
+    return _shifted(bits, 14) ^ bits
+
+
+def _shifted(bits: Tensor, count: int) -> Tensor:
+    """Shift right, zeros moving in; torch's own shift of an int32 moves the sign in."""
+    return bits >> count & (1 << 32 - count) - 1

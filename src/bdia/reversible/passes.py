@@ -5,26 +5,19 @@ reads and writes every tensor once, and the integrity sum one more reading of on
 time on a CPU. Both give the same bits. B batch.
 """
 
-import functools
-import inspect
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from bdia.reversible.compiled import compiles, run_compiled
 from bdia.reversible.rules import BdiaRule, Rule
 from bdia.reversible.side_info import pack_lanes, pack_side_info, packed_shape, unpack_lanes, unpack_side_info
 from bdia.reversible.step import Coefficients, exact_inverse, exact_step
 
 KERNELS = ("auto", "compiled", "eager")
-# Elements of a stream from which "auto" compiles. Making the two kernels takes 20 s once on a machine, then 4 s a
-# process; an update and its inverse then take some 4 ms less at 133,000 elements, 1 to 2 ms less at 33,000 (two cores).
-COMPILE_FROM = 3 * 2**15
-KERNELS_AT_MOST = 64  # of one direction in a process; torch's own limit is 8
 SLICE_ELEMENTS = {"cpu": 2**18}  # temporaries of a step stay in cache; on an accelerator launches cost more
 DEFAULT_SLICE_ELEMENTS = 2**21
 
@@ -36,10 +29,6 @@ class Passed(NamedTuple):
     packed: Tensor | None
     peak: Tensor | None
     bit_sum: Tensor | None
-
-
-class CompilerWarning(UserWarning):
-    """torch.compile does not work here; the step runs eagerly, with the same bits."""
 
 
 def bit_sum(x: Tensor) -> Tensor:
@@ -64,9 +53,10 @@ def forward_pass(
     """
     x_next = torch.empty_like(x_curr, memory_format=torch.contiguous_format)
     packed = x_curr.new_empty(packed_shape(x_curr.shape, rule.side_bits), dtype=torch.uint8) if note else None
-    if isinstance(rule, BdiaRule) and _compiles(kernel, x_next):
-        tensors = (*map(_lanes, (x_next, x_prev, x_curr, y)), packed, rule.coefficients(3))
-        if (peak := _run_compiled(_fused_forward, kernel, tensors)) is not None:
+    if isinstance(rule, BdiaRule) and _fits_a_kernel(kernel, x_next):
+        peak = x_next.new_empty(())
+        tensors = (*map(_lanes, (x_next, x_prev, x_curr, y)), packed, peak, rule.coefficients(3))
+        if run_compiled(_fused_forward, *tensors, required=kernel == "compiled"):
             return Passed(x_next, packed, peak, bit_sum(x_prev) if verify else None)
     peaks, sums = [], []
     for rows in _slices(x_curr):
@@ -83,9 +73,9 @@ def inverse_pass(
     rule: Rule, x_prev: Tensor, x_next: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, verify: bool, kernel: str
 ) -> Tensor | None:
     """Invert an update into the memory of x_prev; return the sum of its bits if `verify`."""
-    if isinstance(rule, BdiaRule) and _compiles(kernel, x_prev):
+    if isinstance(rule, BdiaRule) and _fits_a_kernel(kernel, x_prev):
         tensors = (*map(_lanes, (x_prev, x_next, x_curr, y)), packed, rule.coefficients(3))
-        if _run_compiled(_fused_inverse, kernel, tensors) is not None:
+        if run_compiled(_fused_inverse, *tensors, required=kernel == "compiled"):
             return bit_sum(x_prev) if verify else None
     sums = []
     for rows in _slices(x_curr):
@@ -108,6 +98,11 @@ def _slices(x: Tensor) -> list[slice]:
 # --- the compiled pass: tensors as (B, 8, n / 8), the lanes of the side information, so every access is a vector ---
 
 
+def _fits_a_kernel(kernel: str, out: Tensor) -> bool:
+    lanes = out.is_contiguous() and not math.prod(out.shape[1:]) % 8
+    return kernel != "eager" and lanes and compiles(out, required=kernel == "compiled")
+
+
 def _lanes(x: Tensor) -> Tensor:
     lanes = x.reshape(x.shape[0], 8, -1).data  # not a view, whose base's shape would ask for another kernel
     torch._dynamo.mark_static(lanes, 1)
@@ -115,63 +110,20 @@ def _lanes(x: Tensor) -> Tensor:
 
 
 def _fused_forward(
-    x_next: Tensor, x_prev: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor | None, c: Coefficients
-) -> Tensor:
-    found, side, peak = exact_step(x_prev, x_curr, y, c)
+    x_next: Tensor,
+    x_prev: Tensor,
+    x_curr: Tensor,
+    y: Tensor,
+    packed: Tensor | None,
+    peak: Tensor,
+    c: Coefficients,
+) -> None:
+    found, side, largest = exact_step(x_prev, x_curr, y, c)
     x_next.copy_(found)
+    peak.copy_(largest)
     if packed is not None:
         packed.copy_(pack_lanes(side, packed.shape[1]))
-    return peak
 
 
-def _fused_inverse(x_prev: Tensor, x_next: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, c: Coefficients) -> bool:
+def _fused_inverse(x_prev: Tensor, x_next: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, c: Coefficients) -> None:
     x_prev.copy_(exact_inverse(x_next, x_curr, y, unpack_lanes(packed, packed.shape[1]), c))
-    return True
-
-
-_broken: set[str] = set()  # devices on which compiling failed once
-
-
-def _compiles(kernel: str, out: Tensor) -> bool:
-    """Whether the compiled pass is wanted and can serve: not under a dispatch mode, which could not see into it."""
-    lanes = out.is_contiguous() and out.numel() and not math.prod(out.shape[1:]) % 8
-    if kernel == "eager" or out.device.type in _broken or not lanes:
-        return False
-    return (kernel == "compiled" or out.numel() >= COMPILE_FROM) and not is_in_torch_dispatch_mode()
-
-
-@functools.cache
-def _compiled(function: object, device: str) -> object:
-    # Without these limits the compiler writes intermediate tensors out, and the pass becomes three.
-    options = {"realize_opcount_threshold": 10**4, "realize_reads_threshold": 10**4}
-    if device == "cuda":  # a fused multiply-add would change bits: Triton is told so, the CPU's compiler makes none
-        options["emulate_precision_casts"] = True
-    settings = {"dynamic": True, "fullgraph": True, "options": options}
-    if "recompile_limit" in inspect.signature(torch.compile).parameters:  # torch 2.14; one kernel per law, dtype, ...
-        settings["recompile_limit"] = KERNELS_AT_MOST
-    return torch.compile(function, **settings)
-
-
-def _run_compiled(function: object, kernel: str, arguments: tuple) -> Tensor | bool | None:
-    """Run the compiled function; None where it does not compile and the eager pass may take over."""
-    device = arguments[0].device.type
-    try:
-        with torch.no_grad():
-            return _compiled(function, device)(*arguments)
-    except Exception as error:  # whatever compilers raise: there are as many kinds as compilers
-        if _out_of_memory(error):
-            raise
-        said = (str(error).strip().splitlines() or [""])[0][:200]
-        reason = f"torch.compile fails here ({type(error).__name__}: {said})"
-        if kernel == "compiled":
-            raise RuntimeError(f"{reason}: set stack.kernel=eager, which gives the same bits") from error
-        _broken.add(device)
-        warnings.warn(
-            f"{reason}; the step runs eagerly, with the same bits. stack.kernel=eager says so", CompilerWarning, 2
-        )
-        return None
-
-
-def _out_of_memory(error: Exception) -> bool:
-    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return named or any(words in str(error) for words in ("can't allocate memory", "bad_alloc"))
