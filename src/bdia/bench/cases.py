@@ -1,6 +1,6 @@
 """What is measured: models, variants, points of the trade-off curve, batches. All that a reader may want to change."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -104,8 +104,7 @@ CURVE = {
     "standard": VARIANTS["standard"],
     "checkpoint": VARIANTS["checkpoint"],
     "revvit": VARIANTS["revvit"],
-    "bdia_keep_0": Variant("BDIA, keep 0", ("stack=bdia", "stack.keep=0"), keep_curve=True),
-    "bdia_keep_1": Variant("BDIA, keep 1", ("stack=bdia", "stack.keep=1"), keep_curve=True),
+    **{name: replace(VARIANTS[name], keep_curve=True) for name in ("bdia_keep_0", "bdia_keep_1")},
     **{
         f"bdia_keep_{sixths}_sixths": _keeping(Fraction(sixths, 6), f"BDIA, keep {sixths}/6", keep_curve=True)
         for sixths in range(1, 6)

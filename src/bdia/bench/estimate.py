@@ -6,7 +6,7 @@ from bdia.bench.cases import INNER, VARIANTS, WARM_UP
 from bdia.bench.cell import Cell, free
 from bdia.bench.rounds import elapsed_ms
 
-MEASURED_STEP = 2.5  # the step whose memory is measured, in units of a timed one
+MEASURED_STEP = 2.5  # the step whose memory is measured, on a CPU under a meter, in units of a timed one
 BUILD_S = 1.0  # seconds to build one variant of a small model
 
 

@@ -19,7 +19,7 @@ PAPER_SETTING = (6, 128, "32-true")  # blocks, batch, precision of Table 1
 def time_table(rows: Sequence[Row]) -> Table:
     """Return step times: median, quartiles, least, and ratios to the standard stack and to checkpointing.
 
-    A ratio is the median of the rounds' own ratios; behind it in brackets the ratio of the medians.
+    A ratio is that of the medians; behind it in brackets the median of the rounds' own ratios.
     """
     heads = ["blocks, precision, variant", "batch", "n", "step ms, median", "quartiles", "least"]
     heads += ["x standard", "x checkpointing", "per second"]
@@ -43,7 +43,7 @@ def _partner(row: Row, rows: Sequence[Row], variant: str) -> Row | None:
 def _ratio(row: Row, other: Row | None) -> str:
     if row.times is None or other is None or other.times is None:
         return NONE
-    return f"{row.times.median_ratio(other.times):.3f} ({row.times.ratio_of_medians(other.times):.3f})"
+    return f"{row.times.ratio_of_medians(other.times):.3f} ({row.times.median_ratio(other.times):.3f})"
 
 
 def memory_table(rows: Sequence[Row]) -> Table:
