@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import bdia.measure.traced_step
 from bdia.config import compose
 from bdia.measure.traced_step import TrainingStep, fake_tensors, trace_step
+from bdia.models.dropout import Dropout
 from bdia.reversible import BdiaStack
 from bdia.workload import build_workload
 from step_peaks import as_step, measured_peak
@@ -60,6 +61,22 @@ def test_the_predicted_peak_of_the_papers_model_is_the_measured_one(stack):
         return as_step(build_workload(compose(["model=vit_paper", *STACKS[stack]]), 128))
 
     assert trace_step(step).peak == pytest.approx(measured_peak(step()).peak, rel=0.001)
+
+
+def test_on_a_gpu_dropout_of_a_large_tensor_keeps_a_byte_of_mask_per_entry():
+    def step():
+        model, x = nn.Sequential(nn.Linear(64, 64), Dropout(0.1)), torch.randn(2048, 64)
+        optimizer = torch.optim.SGD(model.parameters())
+
+        def run():
+            model(x).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return TrainingStep(model, optimizer, [x], run)
+
+    gpu, cpu = (trace_step(step, device).held for device in ("cuda", "cpu"))
+    assert gpu - cpu == 2048 * 64 - 8  # on a CPU the hash's key
 
 
 def test_the_categories_add_up_and_state_is_counted_exactly():

@@ -39,7 +39,7 @@ def test_the_table_has_every_stack_and_what_was_assumed(call):
     code, out, err = call(*SMALL)
     assert (code, err) == (0, "")
     assert "model=vit_demo" in out.splitlines()[0]
-    assert "10 classes; a step of 8 images, 32-true" in out
+    assert "10 classes; a step of 8 images, 32-true, cuda" in out
     table = [re.split(r"  +", line.strip()) for line in out.splitlines()[2:8]]
     assert table[0][:3] == ["stack", "peak", "parameters"]
     assert [row[0] for row in table[1:]] == ["standard", "checkpoint keep 1", "revvit", "bdia keep 0", "bdia keep 1"]
@@ -57,7 +57,7 @@ def test_memory_adds_what_fits_and_what_to_paste_and_out_writes_it(call, tmp_pat
     )
     written = json.loads(path.read_text())
     assert list(path.parent.iterdir()) == [path]
-    assert (written["precision"], written["blocks"]) == ("bf16-mixed", [2])
+    assert (written["precision"], written["device"], written["blocks"]) == ("bf16-mixed", "cuda", [2])
     assert written["memory"] == int(0.9 * written["stacks"][0]["cost"]["peak"])
     assert written["stacks"][1]["largest_batch"] >= 1
 
@@ -73,6 +73,7 @@ def test_memory_adds_what_fits_and_what_to_paste_and_out_writes_it(call, tmp_pat
         (["model=vit_demo", "batch=1", "depth=0"], "depth=0: wanted at least 1; set depth"),
         (["model=vit_demo", "batch=1", "memory=24G"], "memory=24G: wanted an amount"),
         (["model=vit_demo", "batch=1", "precision=8"], "precision=8: wanted 32-true or bf16-mixed"),
+        (["model=vit_demo", "batch=1", "device=tpu"], "device=tpu: wanted cuda or cpu; set device"),
         (["model=gpt2_demo", "batch=1", "tokens=999"], "tokens=999: wanted 1 to 128"),
         ([*SMALL, "memory=1KiB"], "memory=1.00 KiB: not even a batch of 1 fits"),
         (["model=vit_demo", "batch=1", "nonesense"], "nonesense"),

@@ -116,7 +116,19 @@ def test_the_example_runs():
 
 # --- training runs ----------------------------------------------------------------------------------------------------
 
+
+def test_the_step_is_traced_for_the_device_of_the_training(monkeypatch):
+    seen, trace = set(), bdia.plan.fit.trace_step
+    monkeypatch.setattr(
+        bdia.plan.fit, "trace_step", lambda make_step, device: seen.add(device) or trace(make_step, device)
+    )
+    fit_to_memory(BdiaStack(blocks()), make_step, 0.9, device="cuda")
+    assert seen == {"cuda"}
+
+
 SHORT = ["trainer.accelerator=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "logger=csv"]
+
+
 LIMITS = [f"+trainer.limit_{split}_batches={n}" for split, n in (("train", 3), ("val", 1), ("test", 1))]
 RUNS = {
     "images": [

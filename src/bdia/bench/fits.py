@@ -42,7 +42,7 @@ def _peak(cell: Cell, variant: Variant, batch: int, depth: int) -> int:
         work = replace(cell, batch=batch, depth=depth).build(variant, "cpu")
         return TrainingStep(work.task, work.optimizer, work.batch, work.step)
 
-    return trace_step(make_step).peak
+    return trace_step(make_step, cell.device.type).peak
 
 
 def _fits(need: Callable[[int, int], float], row: Row, budget: float) -> dict[str, int]:

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from bdia.measure.flops import count_flops
 from bdia.measure.storage_meter import StorageMeter
 
+DEVICES = ("cuda", "cpu")
 _RANGES = (torch.ops.aten.linspace, torch.ops.aten.arange)
 
 
@@ -67,17 +68,19 @@ class StepCost:
     flops: int
 
 
-def trace_step(make_step: Callable[[], TrainingStep]) -> StepCost:
+def trace_step(make_step: Callable[[], TrainingStep], device: str = "cpu") -> StepCost:
     """Return what a training step costs once optimizer state exists; nothing is computed and no memory is taken.
 
-    Tensors are the CPU's: kernels are, and autocast is, as there. Not included: the CUDA context (some 0.5 GiB outside
-    torch), the workspaces of cuBLAS and cuDNN, temporaries inside one operation, the allocator's rounding and
-    fragmentation. torch's random state is left as it was.
+    Tensors are the CPU's: kernels are, and autocast is, as there, but for our dropout's masks. Not included: the CUDA
+    context (some 0.5 GiB outside torch), the workspaces of cuBLAS and cuDNN, temporaries inside one operation, the
+    allocator's rounding and fragmentation. torch's random state is left as it was.
 
     Args:
         make_step: builds model, optimizer and batch, and returns them with the step.
+        device: "cuda" or "cpu", whose dropout is planned for: on a GPU one byte of mask per entry, on a CPU none of
+            large tensors.
     Raises:
-        ValueError: the step asks for a tensor's value, which a tensor without data does not have.
+        ValueError: another device; the step asks for a tensor's value, which a tensor without data does not have.
 
     A model of your own, which no memory is needed for (12.8 GB of weights here):
 
@@ -97,7 +100,7 @@ def trace_step(make_step: Callable[[], TrainingStep]) -> StepCost:
         >>> print(f"peak {cost.peak / 1e9:.1f} GB, of it parameters {cost.parameters / 1e9:.1f} GB")
         peak 51.2 GB, of it parameters 12.8 GB
     """
-    with _random_state_kept(), fake_tensors():
+    with _random_state_kept(), fake_tensors(device):
         try:
             return _trace(make_step())
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
@@ -108,13 +111,19 @@ def trace_step(make_step: Callable[[], TrainingStep]) -> StepCost:
 
 
 @contextlib.contextmanager
-def fake_tensors() -> Iterator[None]:
+def fake_tensors(device: str = "cpu") -> Iterator[None]:
     """Inside, tensors have shapes and sizes but no data: the largest model is built and stepped without memory.
+
+    They say that they lie on the CPU; `bdia.reversible.compiled.device_type` tells the device they are planned for.
 
     Ranges are real, and so is what is computed from real tensors alone: models read values from them while they are
     built (timm its drop-path rates), optimizers count steps with them.
     """
-    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), _RealConstants():
+    if device not in DEVICES:
+        raise ValueError(f"device={device}: wanted {' or '.join(DEVICES)}; set device")
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode.planned_device = device
+    with warnings.catch_warnings(), mode, _RealConstants():
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # deepcopy of one
         yield
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Function
 
-from bdia.reversible.compiled import COMPILE_FROM, compiles, run_compiled
+from bdia.reversible.compiled import COMPILE_FROM, compiles, device_type, run_compiled
 
 LEVELS = 2**16  # a 16-bit random number decides about one entry on the CPU
 SLICE = 2**15  # entries whose temporaries stay in cache
@@ -26,9 +26,11 @@ class Dropout(nn.Dropout):
         if not (self.training and self.p):
             return x
         dropped = round(self.p * LEVELS)
-        if x.device.type != "cpu" or not 0 < dropped < LEVELS:
+        compiling = torch.compiler.is_compiling()
+        device = x.device.type if compiling else device_type(x)
+        if device != "cpu" or not 0 < dropped < LEVELS:
             return torch.native_dropout(x, self.p, True)[0]
-        if torch.compiler.is_compiling() or COMPILE_FROM <= x.numel() < 2**31:
+        if compiling or COMPILE_FROM <= x.numel() < 2**31:
             key = torch.randint(-(2**31), 2**31 - 1, (2,), dtype=torch.int32)
             return _DropByHash.apply(x, key, dropped)
         return _DropByMask.apply(x, _draw_mask(x, dropped), _scale(dropped))

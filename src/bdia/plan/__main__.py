@@ -7,6 +7,7 @@ Usage: python -m bdia.plan model=vit_paper batch=128 [memory=24GiB] [key=value .
   tokens=          length of a text, or of source and target of a pair; default: the model's positions
   depth=           blocks (encoder-decoder: of each half); default: the model's
   precision=       32-true or bf16-mixed
+  device=cuda      or cpu: where our dropout keeps no masks of large tensors
   memory=          an amount such as 24GiB, or a fraction such as 0.5 of the standard stack's peak: what fits into it
                    (largest batch, largest depth), and which stack to take
   num_classes=10   of images
@@ -47,6 +48,7 @@ class Arguments:
     tokens: int | None = None
     depth: int | None = None
     precision: str = ""
+    device: str = "cuda"
     memory: str = ""
     num_classes: int = NUM_CLASSES
     vocab_size: int | None = None
@@ -65,8 +67,9 @@ def make_plan(overrides: Sequence[str], arguments: Arguments) -> Plan:
         overrides = [*overrides, f"trainer.precision={arguments.precision}"]
     memory = read_memory(arguments.memory, "memory") if arguments.memory else None
     planner = Planner(
-        overrides, arguments.batch, arguments.tokens, arguments.depth, arguments.num_classes, arguments.vocab_size
-    )
+        overrides, arguments.batch, arguments.tokens, arguments.depth, arguments.num_classes, arguments.vocab_size,
+        arguments.device,
+    )  # fmt: skip
     return planner.plan(int(memory * planner.standard.peak) if isinstance(memory, float) else memory)
 
 
@@ -76,7 +79,7 @@ def in_text(plan: Plan) -> str:
     length = f", {plan.tokens} tokens" if plan.tokens else ""
     lines = [
         f"{' '.join(plan.overrides)}: {plan.parameters:,} parameters, {' + '.join(map(str, plan.blocks))} blocks, "
-        f"{values}; a step of {plan.batch} {plan.kind}{length}, {plan.precision}",
+        f"{values}; a step of {plan.batch} {plan.kind}{length}, {plan.precision}, {plan.device}",
         "",
         *_table([_header(plan), *(_row(stack, plan.memory) for stack in plan.stacks)]),
         "",

@@ -35,6 +35,7 @@ def fit_to_memory(
     make_step: Callable[[nn.Module], TrainingStep],
     budget: str | float | None = None,
     reserved: int = 0,
+    device: str = "cpu",
 ) -> Fit:
     """Set `keep` of the model's stacks to the largest number of trailing blocks with which a training step fits.
 
@@ -50,6 +51,7 @@ def fit_to_memory(
         budget: peak of the whole step, e.g. "12GiB", or a fraction, e.g. 0.5, of the standard stack's; None takes the
             stacks' own `memory_budget`.
         reserved: bytes on the device beside the step, such as a resident data set.
+        device: of the training, "cpu" or "cuda", see `trace_step`.
     Raises:
         ValueError: nothing to choose for; not even keep=0 fits.
 
@@ -80,11 +82,11 @@ def fit_to_memory(
         raise ValueError(f"{KEY}=null: wanted an amount such as 12GiB, or a fraction such as 0.5; set {KEY}")
     wanted = read_memory(value, KEY)
     if isinstance(wanted, float):
-        wanted = int(wanted * (_cost(model, make_step, _standard(names)).peak + reserved))
+        wanted = int(wanted * (_cost(model, make_step, _standard(names), device).peak + reserved))
     costs: dict[int, StepCost] = {}
 
     def need(keep: int) -> int:
-        costs[keep] = _cost(model, make_step, _keeping(names, keep))
+        costs[keep] = _cost(model, make_step, _keeping(names, keep), device)
         return costs[keep].peak + reserved
 
     keep = largest_that_fits(need, wanted, starts=[1], least=0, most=max(map(len, stacks)))
@@ -101,9 +103,12 @@ def fit_to_memory(
 
 
 def _cost(
-    model: nn.Module, make_step: Callable[[nn.Module], TrainingStep], change: Callable[[nn.Module], nn.Module]
+    model: nn.Module,
+    make_step: Callable[[nn.Module], TrainingStep],
+    change: Callable[[nn.Module], nn.Module],
+    device: str,
 ) -> StepCost:
-    return trace_step(lambda: make_step(change(_without_data(model))))
+    return trace_step(lambda: make_step(change(_without_data(model))), device)
 
 
 def _keeping(names: list[str], keep: int) -> Callable[[nn.Module], nn.Module]:

@@ -70,6 +70,7 @@ class Plan:
     parameters: int
     values: int
     precision: str
+    device: str
     stacks: list[StackPlan]
     memory: int | None = None
     policy: Policy | None = None
@@ -82,8 +83,9 @@ class Planner:
         overrides: of configs/train.yaml; those of the stack, if any, take the place of all stacks but the standard.
         batch, tokens, num_classes, vocab_size: of `bdia.workload.build_workload`.
         depth: blocks of the model, of each of its stacks; None takes the config's.
+        device: of `bdia.measure.traced_step.trace_step`.
     Raises:
-        ValueError: the config does not compose; a depth below 1.
+        ValueError: the config does not compose; a depth below 1; another device than "cpu" or "cuda".
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Planner:
         depth: int | None = None,
         num_classes: int = NUM_CLASSES,
         vocab_size: int | None = None,
+        device: str = "cpu",
     ) -> None:
         if any(override.lstrip("+").startswith("stack.memory_budget=") for override in overrides):
             raise ValueError("stack.memory_budget is for training: set memory to the same amount")
@@ -102,7 +105,7 @@ class Planner:
         self.own = tuple(o for o in overrides if o.lstrip("+").startswith(("stack", "gamma@stack")))
         self.overrides = tuple(o for o in overrides if o not in self.own)
         self.batch, self.tokens, self.depth = batch, tokens, depth
-        self.num_classes, self.vocab_size = num_classes, vocab_size
+        self.num_classes, self.vocab_size, self.device = num_classes, vocab_size, device
         self.costs: dict[tuple, StepCost] = {}
         self.configs: dict[tuple[str, ...], DictConfig] = {}
         self.cfg = self._config(STACKS["standard"], depth)
@@ -118,7 +121,7 @@ class Planner:
         """Return what a step costs; None takes the batch and depth asked for."""
         key = stack, batch or self.batch, depth or self.depth
         if key not in self.costs:
-            self.costs[key] = trace_step(lambda: self._step(*key))
+            self.costs[key] = trace_step(lambda: self._step(*key), self.device)
         return self.costs[key]
 
     def _step(self, stack: tuple[str, ...], batch: int, depth: int | None) -> TrainingStep:
@@ -151,7 +154,7 @@ class Planner:
         return Plan(
             overrides=self.overrides, kind=kind_of_model(self.cfg), batch=self.batch, tokens=self.tokens,
             blocks=self.blocks, parameters=self.parameters, values=values, precision=str(self.cfg.trainer.precision),
-            stacks=stacks, memory=memory, policy=policy,
+            device=self.device, stacks=stacks, memory=memory, policy=policy,
         )  # fmt: skip
 
     @property

@@ -35,4 +35,6 @@ def fit_run_to_memory(cfg: DictConfig, data: DataModule, task: Task, on_cuda: bo
 
         return TrainingStep(copy, work.optimizer, [tensor for batch in batches for tensor in batch], run, accumulates)
 
-    return fit_to_memory(task, make_step, reserved=loader.resident_bytes if on_cuda else 0)
+    if on_cuda:
+        return fit_to_memory(task, make_step, reserved=loader.resident_bytes, device="cuda")
+    return fit_to_memory(task, make_step)

@@ -25,6 +25,11 @@ class CompilerWarning(UserWarning):
     """torch.compile does not work here; eager operations give the same bits."""
 
 
+def device_type(x: Tensor) -> str:
+    """Return the type of the device that x lies on; of a planner's fake tensor, that of the device it plans for."""
+    return getattr(getattr(x, "fake_mode", None), "planned_device", x.device.type)
+
+
 def compiles(out: Tensor, required: bool = False) -> bool:
     """Whether a kernel may write `out`.
 
