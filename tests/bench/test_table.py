@@ -37,6 +37,12 @@ def test_ratios_are_to_the_standard_stack_and_to_checkpointing_of_the_same_cell(
     assert bdia[table.columns.index("per second")] == "1,067 images"
 
 
+def test_the_ratio_of_medians_comes_before_the_median_of_the_rounds_own_ratios():
+    standard = row("standard", ms=(40.0, 40.0, 40.0, 100.0, 100.0, 100.0, 100.0))
+    table = time_table([standard, row("bdia", ms=(50.0, 50.0, 50.0, 90.0, 100.0, 100.0, 100.0))])
+    assert table.rows[1][table.columns.index("x standard")] == "0.900 (1.000)"
+
+
 def test_bits_per_block_come_from_two_depths_of_one_batch():
     shallow, deep = row(held=8000, stream=1000), row(depth=12, held=8000 + 6 * 125, stream=1000)
     assert bits_per_extra_block(deep, [shallow, deep]) == 1.0

@@ -4,11 +4,14 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
+from torch._dynamo.utils import counters
 
 import bdia.models.dropout as module
 import bdia.reversible.compiled as compiled
 from bdia.measure.storage_meter import StorageMeter
 from bdia.models.dropout import LEVELS, SLICE, Dropout, _drop, _DropByHash, _DropByMask, _kept, _mask, hashed
+from bdia.reversible import BdiaStack
 from bdia.reversible.compiled import COMPILE_FROM, CompilerWarning
 
 KEY = torch.tensor([12345, -678910], dtype=torch.int32)
@@ -19,6 +22,15 @@ SIZES = {"mask": (64, 512), "hash": (64, 1537)}  # 1537: no whole vectors, and a
 def eager(monkeypatch):
     """No kernel is compiled."""
     monkeypatch.setattr(module, "run_compiled", lambda *_: False)
+
+
+@pytest.fixture
+def graphs():
+    """graphs(): how many kernels were made from here on."""
+    torch._dynamo.reset()
+    compiled._compiled.cache_clear()
+    before = counters["stats"]["unique_graphs"]
+    return lambda: counters["stats"]["unique_graphs"] - before
 
 
 @pytest.fixture(params=SIZES)
@@ -112,6 +124,12 @@ def test_rates_at_the_ends(p, wanted, shape):
     assert torch.allclose(Dropout(p)(torch.ones(shape)), torch.full(shape, wanted))
 
 
+def test_a_default_device_of_another_kind_changes_nothing(shape):
+    x = torch.ones(shape)
+    with torch.device("meta"):
+        assert Dropout(0.5)(x).device.type == "cpu"
+
+
 def test_evaluation_and_empty_batches_pass():
     x = torch.randn(5)
     assert Dropout(0.5).eval()(x) is x
@@ -150,12 +168,13 @@ def test_gradients_of_any_order_are_those_of_the_product(drop):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_compiled_kernel_drops_the_same_entries_in_sight_of_a_meter_too(dtype, monkeypatch):
+def test_the_compiled_kernel_drops_the_same_entries_in_sight_of_a_meter_too(dtype, graphs, monkeypatch):
     x = torch.randn(SIZES["hash"], dtype=dtype)
     with StorageMeter([x], []) as meter:
         found = _drop(x, KEY, 6554)
     if compiled._broken:
         pytest.skip("no compiler here")
+    assert graphs() == 1
     assert meter.peak <= x.nbytes + found.nbytes + 32
     monkeypatch.setattr(module, "run_compiled", lambda *_: False)
     assert torch.equal(found, _drop(x, KEY, 6554))
@@ -174,13 +193,17 @@ def test_without_a_compiler_it_warns_once_and_drops_the_same_entries(monkeypatch
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(found, _drop(x, KEY, 6554))
+    with pytest.raises(RuntimeError, match=r"stack\.kernel=eager"):  # a stack's own kernel is still asked for
+        BdiaStack([nn.Identity() for _ in range(3)], kernel="compiled")(torch.randn(2, 3, 8, requires_grad=True))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_a_compiled_block_drops_and_scales_alike_both_ways(size):
+def test_a_compiled_block_drops_and_scales_alike_both_ways(size, dynamic):
+    torch._dynamo.reset()
     x = torch.ones(SIZES[size], requires_grad=True)
-    y = torch.compile(Dropout(0.1), fullgraph=True)(x)
+    y = torch.compile(Dropout(0.1), fullgraph=True, dynamic=dynamic)(x)
     y.sum().backward()
     assert torch.equal(x.grad, y.detach())
     assert (y == 0).float().mean() == pytest.approx(0.1, abs=0.01)

@@ -64,7 +64,7 @@ class DecoderBlock(nn.Module):
 def feed_forward(
     width: int, hidden: int, dropout: float, hidden_dropout: float, activation: Callable[[], nn.Module] = nn.GELU
 ) -> Mlp:
-    """Return timm's MLP with dropout that stores boolean masks: `hidden_dropout` inside, `dropout` on the output."""
+    """Return timm's MLP with our dropout: `hidden_dropout` inside, `dropout` on the output."""
     mlp = Mlp(width, hidden, act_layer=activation)
     mlp.drop1, mlp.drop2 = Dropout(hidden_dropout), Dropout(dropout)
     return mlp

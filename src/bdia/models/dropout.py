@@ -2,12 +2,12 @@
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Function
 
-from bdia.reversible.compiled import COMPILE_FROM, compiles, device_type, run_compiled
+from bdia.reversible.compiled import planned_device, run_compiled, worth_compiling
 
 LEVELS = 2**16  # a 16-bit random number decides about one entry on the CPU
+PLACES = 2**31  # entries that the hash can number
 SLICE = 2**15  # entries whose temporaries stay in cache
 
 
@@ -27,11 +27,11 @@ class Dropout(nn.Dropout):
             return x
         dropped = round(self.p * LEVELS)
         compiling = torch.compiler.is_compiling()
-        device = x.device.type if compiling else device_type(x)
-        if device != "cpu" or not 0 < dropped < LEVELS:
+        device = x.device.type if compiling else planned_device(x) or x.device.type
+        if device != "cpu" or not 0 < dropped < LEVELS or x.numel() >= PLACES:
             return torch.native_dropout(x, self.p, True)[0]
-        if compiling or COMPILE_FROM <= x.numel() < 2**31:
-            key = torch.randint(-(2**31), 2**31 - 1, (2,), dtype=torch.int32)
+        if compiling or worth_compiling(x):
+            key = torch.randint(-(2**31), 2**31 - 1, (2,), dtype=torch.int32, device=x.device)
             return _DropByHash.apply(x, key, dropped)
         return _DropByMask.apply(x, _draw_mask(x, dropped), _scale(dropped))
 
@@ -60,7 +60,7 @@ class _DropByMask(Function):
 
 def _draw_mask(x: Tensor, dropped: int) -> Tensor:
     """Return bytes of x's shape, 0 with probability dropped / LEVELS and else 1, drawn from torch's generator."""
-    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
     return _mask(draws.view(torch.int16)[: x.numel()].view(x.shape), dropped)
 
 
@@ -89,16 +89,15 @@ class _DropByHash(Function):
 
 
 def _drop(x: Tensor, key: Tensor, dropped: int) -> Tensor:
-    limit = torch.tensor(dropped, dtype=torch.int32)
-    scale = torch.tensor(_scale(dropped), dtype=torch.promote_types(x.dtype, torch.float32))
+    limit = torch.tensor(dropped, dtype=torch.int32, device=x.device)
+    scale = torch.tensor(_scale(dropped), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     flat = x.reshape(-1)
     if torch.compiler.is_compiling():  # within a compiled block: the compiler fuses it there
         return _kept(flat, 0, key, limit, scale).view(x.shape)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     flat_out = out.view(-1).data
-    if not (compiles(flat_out) and run_compiled(_fused_drop, flat_out, flat.data, key, limit, scale)):
-        starts = range(0, len(flat), SLICE)
-        for start in starts[:1] if isinstance(x, FakeTensor) else starts:
+    if not run_compiled(_fused_drop, flat_out, flat.data, key, limit, scale):
+        for start in range(0, len(flat), SLICE):
             part = slice(start, start + SLICE)
             flat_out[part] = _kept(flat[part], start, key, limit, scale)
     return out

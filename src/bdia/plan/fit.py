@@ -35,7 +35,7 @@ def fit_to_memory(
     make_step: Callable[[nn.Module], TrainingStep],
     budget: str | float | None = None,
     reserved: int = 0,
-    device: str = "cpu",
+    device: str | None = None,
 ) -> Fit:
     """Set `keep` of the model's stacks to the largest number of trailing blocks with which a training step fits.
 
@@ -51,7 +51,7 @@ def fit_to_memory(
         budget: peak of the whole step, e.g. "12GiB", or a fraction, e.g. 0.5, of the standard stack's; None takes the
             stacks' own `memory_budget`.
         reserved: bytes on the device beside the step, such as a resident data set.
-        device: of the training, "cpu" or "cuda", see `trace_step`.
+        device: of the training, "cpu" or "cuda", see `trace_step`; None: where the model's parameters are.
     Raises:
         ValueError: nothing to choose for; not even keep=0 fits.
 
@@ -77,6 +77,7 @@ def fit_to_memory(
     stacks = [model.get_submodule(name) for name in names]
     if not stacks:
         raise ValueError(f"{type(model).__name__} holds no stack that keeps blocks: set stack=bdia or checkpoint")
+    device = device or next(model.parameters()).device.type
     value = stacks[0].memory_budget if budget is None else budget
     if value is None:
         raise ValueError(f"{KEY}=null: wanted an amount such as 12GiB, or a fraction such as 0.5; set {KEY}")

@@ -96,7 +96,7 @@ class Planner:
         depth: int | None = None,
         num_classes: int = NUM_CLASSES,
         vocab_size: int | None = None,
-        device: str = "cpu",
+        device: str = "cuda",
     ) -> None:
         if any(override.lstrip("+").startswith("stack.memory_budget=") for override in overrides):
             raise ValueError("stack.memory_budget is for training: set memory to the same amount")

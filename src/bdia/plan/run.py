@@ -37,4 +37,4 @@ def fit_run_to_memory(cfg: DictConfig, data: DataModule, task: Task, on_cuda: bo
 
     if on_cuda:
         return fit_to_memory(task, make_step, reserved=loader.resident_bytes, device="cuda")
-    return fit_to_memory(task, make_step)
+    return fit_to_memory(task, make_step, device="cpu")

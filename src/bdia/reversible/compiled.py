@@ -1,6 +1,7 @@
 """Functions that write their results into given tensors, as one kernel of torch.compile where a compiler works.
 
-Everything that outlives the kernel is made by its caller, so nothing that watches allocations misses any.
+Everything that outlives the kernel is made by its caller, so nothing that watches allocations misses any. To the fake
+tensors of a planner (`bdia.measure.traced_step.fake_tensors`) a kernel does nothing, as if a compiler were there.
 """
 
 import functools
@@ -10,7 +11,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 # Elements from which a kernel is worth making: that takes some 20 s a function once on a machine, then 4 s a process.
@@ -18,46 +18,44 @@ from torch.utils._python_dispatch import _disable_current_modes
 COMPILE_FROM = 3 * 2**15
 KERNELS_AT_MOST = 64  # of one function in a process; torch's own limit is 8
 
-_broken: set[str] = set()  # devices on which compiling failed once
+_broken: set[tuple[Callable[..., None], str]] = set()  # function, device: compiling failed once
 
 
 class CompilerWarning(UserWarning):
     """torch.compile does not work here; eager operations give the same bits."""
 
 
-def device_type(x: Tensor) -> str:
-    """Return the type of the device that x lies on; of a planner's fake tensor, that of the device it plans for."""
-    return getattr(getattr(x, "fake_mode", None), "planned_device", x.device.type)
+def planned_device(x: Tensor) -> str | None:
+    """Return the type of the device that a planner's fake tensor stands for, None of any other tensor."""
+    return getattr(getattr(x, "fake_mode", None), "planned_device", None)
 
 
-def compiles(out: Tensor, required: bool = False) -> bool:
-    """Whether a kernel may write `out`.
-
-    Not where the compiler failed before, nor to a tracer's stand-in for a tensor (a fake tensor is one to us), nor,
-    unless `required`, to fewer elements than COMPILE_FROM.
-    """
-    known = type(out) is Tensor or isinstance(out, FakeTensor)
-    return known and out.numel() >= (1 if required else COMPILE_FROM) and out.device.type not in _broken
+def worth_compiling(out: Tensor) -> bool:
+    """Whether `out` is so large that a kernel to write it pays."""
+    return out.numel() >= COMPILE_FROM
 
 
 def run_compiled(function: Callable[..., None], out: Tensor, *arguments: object, required: bool = False) -> bool:
-    """Run function(out, *arguments), which writes `out`, as one kernel; for an `out` of which `compiles` is true.
+    """Run function(out, *arguments), which writes `out`, as one kernel.
 
     Args:
         arguments: tensors, and tuples of them; some may be written too.
         required: a compiler that fails is an error, not a warning.
     Returns:
-        Whether the compiler worked; if not, the caller's eager operations give the same bits. Of fake tensors nothing
-        is computed.
+        Whether it ran; if not, the caller's eager operations give the same bits: the compiler failed, now or before,
+        or `out` is a tracer's stand-in for a tensor.
     Raises:
         RuntimeError: the compiler failed and is required. MemoryError and the like: as they come.
     """
-    if isinstance(out, FakeTensor):
+    if planned_device(out) is not None:
         return True
+    device = out.device.type
+    if type(out) is not Tensor or (not required and (function, device) in _broken):
+        return False
     try:
         # A mode that watches or replaces operations could not see into the kernel, and stops the compiler.
         with torch.no_grad(), _disable_current_modes():
-            _compiled(function, out.device.type)(out, *arguments)
+            _compiled(function, device)(out, *arguments)
     except Exception as error:  # whatever compilers raise: there are as many kinds as compilers
         if _out_of_memory(error):
             raise
@@ -65,7 +63,7 @@ def run_compiled(function: Callable[..., None], out: Tensor, *arguments: object,
         reason = f"torch.compile fails here ({type(error).__name__}: {said})"
         if required:
             raise RuntimeError(f"{reason}: set stack.kernel=eager, which gives the same bits") from error
-        _broken.add(out.device.type)
+        _broken.add((function, device))
         warnings.warn(
             f"{reason}; eager operations take over, slower, with the same bits (a stack's own: stack.kernel=eager)",
             CompilerWarning,

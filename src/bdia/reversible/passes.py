@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from bdia.reversible.compiled import compiles, run_compiled
+from bdia.reversible.compiled import run_compiled, worth_compiling
 from bdia.reversible.rules import BdiaRule, Rule
 from bdia.reversible.side_info import pack_lanes, pack_side_info, packed_shape, unpack_lanes, unpack_side_info
 from bdia.reversible.step import Coefficients, exact_inverse, exact_step
@@ -99,8 +99,8 @@ def _slices(x: Tensor) -> list[slice]:
 
 
 def _fits_a_kernel(kernel: str, out: Tensor) -> bool:
-    lanes = out.is_contiguous() and not math.prod(out.shape[1:]) % 8
-    return kernel != "eager" and lanes and compiles(out, required=kernel == "compiled")
+    wanted = out.numel() > 0 if kernel == "compiled" else kernel == "auto" and worth_compiling(out)
+    return wanted and out.is_contiguous() and not math.prod(out.shape[1:]) % 8
 
 
 def _lanes(x: Tensor) -> Tensor:
