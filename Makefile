@@ -41,7 +41,7 @@ lint: setup ## ruff: errors, imports, docstrings, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: setup ## step time, throughput, memory of every stack, depth and model (an hour on 2 cores; QUICK=1: three minutes)
+bench: setup ## step time, throughput, memory of every stack, depth and model (80 minutes on 2 cores; QUICK=1: three)
 	$(BIN)/python scripts/bench.py $(if $(filter-out 0 no,$(QUICK)),--quick)
 
 report: setup ## records in results/ -> results/tables/*.md and results/report.html

@@ -114,9 +114,6 @@ def test_the_example_runs():
     assert (result.failed, result.attempted > 0) == (0, True)
 
 
-# --- training runs ----------------------------------------------------------------------------------------------------
-
-
 def test_the_step_is_traced_for_the_device_of_the_training(monkeypatch):
     seen, trace = set(), bdia.plan.fit.trace_step
     monkeypatch.setattr(
@@ -126,9 +123,9 @@ def test_the_step_is_traced_for_the_device_of_the_training(monkeypatch):
     assert seen == {"cuda"}
 
 
+# --- training runs ----------------------------------------------------------------------------------------------------
+
 SHORT = ["trainer.accelerator=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "logger=csv"]
-
-
 LIMITS = [f"+trainer.limit_{split}_batches={n}" for split, n in (("train", 3), ("val", 1), ("test", 1))]
 RUNS = {
     "images": [

@@ -38,7 +38,7 @@ class Model:
         return table[min((listed for listed in table if listed >= depth), default=max(table))]
 
 
-# On two CPU cores the whole bench takes about an hour with these; on a GPU a few minutes.
+# On two CPU cores the whole bench takes some 80 minutes with these; on a GPU a few minutes.
 MODELS = {
     "vit_paper": Model(
         overrides=("model=vit_paper", "optimizer=set_adam"),
