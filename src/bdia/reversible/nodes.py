@@ -29,29 +29,24 @@ class Enter(Function):
         return grad_x, None
 
 
-class Link:
-    """Hands the gradient of x_next from an update to the skip connection at its block's input."""
-
-    grad_x_next: Tensor | None = None
-
-
 class Skip(Function):
-    """Identity on x_curr before its block; in backward adds what the update itself sends to x_prev and x_curr.
+    """Identity on x_curr before its block; in backward adds what the updates send to x_curr past the block.
 
-    Doing this after the block's backward rather than before it keeps two gradients alive instead of four while the
-    block's activations are.
+    Doing this after the block's backward rather than before it keeps fewer gradients alive while the block's
+    activations are. What an update sends to x_prev waits for the Skip of the block below, which had that state as
+    x_curr; only the first two, whose x_prev is the stream that entered, leave that sum to autograd.
     """
 
     @staticmethod
-    def forward(ctx, x_prev: Tensor | None, x_curr: Tensor, rule: Rule, link: Link) -> Tensor:
-        ctx.rule, ctx.link = rule, link
+    def forward(ctx, x_prev: Tensor | None, x_curr: Tensor, tape: Tape, k: int) -> Tensor:
+        ctx.tape, ctx.k = tape, k
         return x_curr.view_as(x_curr)
 
     @staticmethod
-    def backward(ctx, grad_x_curr: Tensor) -> tuple:
-        grad_x_next, ctx.link.grad_x_next = ctx.link.grad_x_next, None
-        grad_x_prev, grad_x_curr = ctx.rule.grad_skip(grad_x_next, grad_x_curr)
-        return grad_x_prev if ctx.needs_input_grad[0] else None, grad_x_curr, None, None
+    def backward(ctx, through_block: Tensor) -> tuple:
+        waits = ctx.k > 1
+        grad_x_prev = ctx.tape.grad_prev(ctx.k) if ctx.needs_input_grad[0] and not waits else None
+        return grad_x_prev, ctx.tape.grad_curr(ctx.k, through_block, ctx.needs_input_grad[0] and waits), None, None
 
 
 class Update(Function):
@@ -69,12 +64,11 @@ class Update(Function):
         x_curr: Tensor,
         y: Tensor,
         rule: Rule,
-        link: Link,
         tape: Tape,
         k: int,
         again: bool,
     ) -> Tensor:
-        ctx.rule, ctx.link, ctx.tape, ctx.k = rule, link, tape, k
+        ctx.rule, ctx.tape, ctx.k = rule, tape, k
         ctx.save_for_backward(y.new_empty(0))
         if again:
             tape.reconstruct(k, rule, y)
@@ -85,8 +79,7 @@ class Update(Function):
     def backward(ctx, grad_x_next: Tensor) -> tuple:
         ctx.tape.enter_backward(ctx.k)
         _ = ctx.saved_tensors
-        ctx.link.grad_x_next = grad_x_next
-        return None, None, ctx.rule.grad_y(grad_x_next), None, None, None, None, None
+        return None, None, ctx.tape.grad_y(ctx.k, ctx.rule, grad_x_next), None, None, None, None
 
 
 class Guard(Function):

@@ -1,11 +1,12 @@
-"""One pass over the tensors of an update: the step, the packed side information, the range check, the integrity sum.
+"""One pass over the tensors of an update: the step with its packed side information, its inverse, its transpose.
 
-The eager pass works slice by slice, so that its temporaries stay in cache; the compiled one is a single kernel that
-reads and writes every tensor once, and the integrity sum one more reading of one of them, at a tenth of the kernel's
-time on a CPU. Both give the same bits. B batch.
+The eager passes work slice by slice, so that their temporaries stay in cache; the compiled ones are single kernels.
+The integrity sum and the range check are one more reading each of one tensor, on a CPU at a fifth of a kernel's time
+(as a reduction inside the kernel the range check doubled it). Both kinds give the same bits. B batch.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,12 +23,14 @@ SLICE_ELEMENTS = {"cpu": 2**18}  # temporaries of a step stay in cache; on an ac
 DEFAULT_SLICE_ELEMENTS = 2**21
 
 
+Share = tuple[Tensor | int, Tensor]  # factor per sample, or 0 or 1 for all; the gradient it multiplies
+
+
 class Passed(NamedTuple):
-    """x_next; packed residues; peak, the largest magnitude in units u; sum of x_prev's bits (None: not asked for)."""
+    """x_next; packed residues; sum of x_prev's bits (None: not asked for)."""
 
     x_next: Tensor
     packed: Tensor | None
-    peak: Tensor | None
     bit_sum: Tensor | None
 
 
@@ -54,19 +57,17 @@ def forward_pass(
     x_next = torch.empty_like(x_curr, memory_format=torch.contiguous_format)
     packed = x_curr.new_empty(packed_shape(x_curr.shape, rule.side_bits), dtype=torch.uint8) if note else None
     if isinstance(rule, BdiaRule) and _fits_a_kernel(kernel, x_next):
-        peak = x_next.new_empty(())
-        tensors = (*map(_lanes, (x_next, x_prev, x_curr, y)), packed, peak, rule.coefficients(3))
+        tensors = (*map(_lanes, (x_next, x_prev, x_curr, y)), packed, rule.coefficients(3))
         if run_compiled(_fused_forward, *tensors, required=kernel == "compiled"):
-            return Passed(x_next, packed, peak, bit_sum(x_prev) if verify else None)
-    peaks, sums = [], []
+            return Passed(x_next, packed, bit_sum(x_prev) if verify else None)
+    sums = []
     for rows in _slices(x_curr):
         before = None if x_prev is None else x_prev[rows]
-        x_next[rows], side, peak = rule.advance(before, x_curr[rows], y[rows], rows)
+        x_next[rows], side = rule.advance(before, x_curr[rows], y[rows], rows)
         if note and side is not None and rule.side_bits:
             packed[rows] = pack_side_info(side, rule.side_bits)
-        peaks += [] if peak is None else [peak]
         sums += [bit_sum(before)] if verify else []
-    return Passed(x_next, packed, torch.stack(peaks).amax() if peaks else None, sum(sums) if sums else None)
+    return Passed(x_next, packed, sum(sums) if sums else None)
 
 
 def inverse_pass(
@@ -83,6 +84,34 @@ def inverse_pass(
         x_prev[rows] = rule.invert(x_next[rows], x_curr[rows], y[rows], side, rows)
         sums += [bit_sum(x_prev[rows])] if verify else []
     return sum(sums) if sums else None
+
+
+def scaled(factor: Tensor | int, grad: Tensor) -> Tensor:
+    """Return factor * grad; the gradient itself for 1."""
+    return grad if isinstance(factor, int) and factor == 1 else factor * grad
+
+
+def gradient_pass(through_block: Tensor, shares: Sequence[Share], kernel: str) -> Tensor:
+    """Return the gradient of a state: `through_block`, what its block sends it, plus factor * gradient of each share.
+
+    Args:
+        shares: what the one or two updates that read the state send it past their blocks.
+    """
+    shares = [(factor, grad) for factor, grad in shares if isinstance(factor, Tensor) or factor]
+    if not shares:
+        return through_block
+    if torch.is_grad_enabled():  # create_graph: every operation is to be differentiated
+        return sum((scaled(factor, grad) for factor, grad in shares), through_block)
+    found = torch.empty_like(through_block, memory_format=torch.contiguous_format)
+    if len(shares) == 2 and all(isinstance(factor, Tensor) for factor, _ in shares) and _fits_a_kernel(kernel, found):
+        factors = [factor.view(-1, 1, 1) for factor, _ in shares]
+        tensors = [_lanes(x) for x in (found, through_block, *(grad for _, grad in shares))]
+        if run_compiled(_fused_gradient, *tensors, *factors, required=kernel == "compiled"):
+            return found
+    for rows in _slices(found):
+        parts = ((factor[rows] if isinstance(factor, Tensor) else factor, grad[rows]) for factor, grad in shares)
+        found[rows] = sum((scaled(*part) for part in parts), through_block[rows])
+    return found
 
 
 def _slices(x: Tensor) -> list[slice]:
@@ -110,20 +139,19 @@ def _lanes(x: Tensor) -> Tensor:
 
 
 def _fused_forward(
-    x_next: Tensor,
-    x_prev: Tensor,
-    x_curr: Tensor,
-    y: Tensor,
-    packed: Tensor | None,
-    peak: Tensor,
-    c: Coefficients,
+    x_next: Tensor, x_prev: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor | None, c: Coefficients
 ) -> None:
-    found, side, largest = exact_step(x_prev, x_curr, y, c)
+    found, side = exact_step(x_prev, x_curr, y, c)
     x_next.copy_(found)
-    peak.copy_(largest)
     if packed is not None:
         packed.copy_(pack_lanes(side, packed.shape[1]))
 
 
 def _fused_inverse(x_prev: Tensor, x_next: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, c: Coefficients) -> None:
     x_prev.copy_(exact_inverse(x_next, x_curr, y, unpack_lanes(packed, packed.shape[1]), c))
+
+
+def _fused_gradient(
+    grad: Tensor, through_block: Tensor, grad_next: Tensor, grad_after: Tensor, to_curr: Tensor, to_prev: Tensor
+) -> None:
+    grad.copy_(through_block + to_curr * grad_next + to_prev * grad_after)

@@ -1,20 +1,28 @@
 """Update rules: how x_next follows from x_prev, x_curr and y = block(x_curr). One class per rule.
 
 A rule works on a slice of samples (`rows`), so the tape can bound temporaries; it keeps only gamma.
-`advance` returns x_next, the residues (or None) and the largest magnitude in units u (or None off the grid);
-`invert` is its inverse in x_prev; `grad_y` and `grad_skip` are its transpose, straight-through (dQ_l/dz = 1).
+`advance` returns x_next and the residues (or None); `invert` is its inverse in x_prev; `transpose` is its transpose,
+straight-through (dQ_l/dz = 1).
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from bdia.reversible.gamma import Gamma
-from bdia.reversible.grid import largest_magnitude, quantize, units
+from bdia.reversible.grid import quantize
 from bdia.reversible.step import Coefficients, coefficients, column, exact_inverse, exact_step
 
-Advanced = tuple[Tensor, Tensor | None, Tensor | None]
+Advanced = tuple[Tensor, Tensor | None]
+
+
+class Transpose(NamedTuple):
+    """What the gradient of x_next is multiplied with on its way to each input: (B, 1, ..., 1), or 0 or 1 for all."""
+
+    y: Tensor | int
+    x_curr: Tensor | int
+    x_prev: Tensor | int
 
 
 class Rule(Protocol):
@@ -24,27 +32,20 @@ class Rule(Protocol):
     exact: bool
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
-        """Return x_next, side, peak."""
+        """Return x_next and side."""
         ...
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
         """Return x_prev."""
         ...
 
-    def grad_y(self, grad_x_next: Tensor) -> Tensor:
-        """Return the gradient of y."""
-        ...
-
-    def grad_skip(self, grad_x_next: Tensor, grad_x_curr: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Return the gradient of x_prev, and `grad_x_curr` (through the block) plus the update's own share."""
+    def transpose(self, dims: int) -> Transpose:
+        """Return the transpose for gradients of so many dimensions."""
         ...
 
 
-def _round(x: Tensor, bits: int | None) -> tuple[Tensor, Tensor | None]:
-    if bits is None:
-        return x.to(torch.float32, copy=True), None
-    rounded = quantize(x, bits)
-    return rounded, largest_magnitude(rounded) * units(bits)
+def _round(x: Tensor, bits: int | None) -> Tensor:
+    return x.to(torch.float32, copy=True) if bits is None else quantize(x, bits)
 
 
 class EulerRule:
@@ -58,20 +59,15 @@ class EulerRule:
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """x_next = Q_l[y]."""
-        x_next, peak = _round(y, self.bits)
-        return x_next, None, peak
+        return _round(y, self.bits), None
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
         """x_next does not depend on x_prev."""
         raise NotImplementedError("the Euler step has no inverse in x_prev")
 
-    def grad_y(self, grad_x_next: Tensor) -> Tensor:
-        """Pass the gradient on."""
-        return grad_x_next
-
-    def grad_skip(self, grad_x_next: Tensor, grad_x_curr: Tensor) -> tuple[Tensor | None, Tensor]:
+    def transpose(self, dims: int) -> Transpose:
         """x_next depends on y only."""
-        return None, grad_x_curr
+        return Transpose(1, 0, 0)
 
 
 class BdiaRule:
@@ -81,10 +77,13 @@ class BdiaRule:
 
     def __init__(self, gamma: Gamma, bits: int, side_bits: int) -> None:
         self.gamma, self.bits, self.side_bits = gamma, bits, side_bits
+        self._coefficients: dict[int, Coefficients] = {}
 
     def coefficients(self, dims: int, rows: slice = slice(None)) -> Coefficients:
         """Return what the step multiplies with, for tensors of so many dimensions."""
-        return coefficients(Gamma(self.gamma.numerator[rows], self.gamma.denominator[rows]), self.bits, dims)
+        if dims not in self._coefficients:
+            self._coefficients[dims] = coefficients(self.gamma, self.bits, dims)
+        return Coefficients(*(part[rows] for part in self._coefficients[dims]))
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """See `bdia_step`."""
@@ -94,13 +93,9 @@ class BdiaRule:
         """See `bdia_invert`."""
         return exact_inverse(x_next, x_curr, y, 0 if side is None else side, self.coefficients(x_curr.dim(), rows))
 
-    def grad_y(self, grad_x_next: Tensor) -> Tensor:
-        """(1 + gamma) times the gradient."""
-        return (1 + column(self.gamma.value, grad_x_next.dim())) * grad_x_next
-
-    def grad_skip(self, grad_x_next: Tensor, grad_x_curr: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Gamma times the gradient for x_prev, -2 gamma times it for x_curr."""
-        return _bdia_grad_skip(self.gamma.value, grad_x_next, grad_x_curr)
+    def transpose(self, dims: int) -> Transpose:
+        """See `bdia_transpose`."""
+        return bdia_transpose(self.gamma.value, dims)
 
 
 class FloatBdiaRule:
@@ -118,26 +113,22 @@ class FloatBdiaRule:
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """x_next = gamma x_prev + (1 + gamma) y - 2 gamma x_curr."""
         gamma = column(self.gamma[rows], x_curr.dim())
-        x_next, peak = _round(gamma * x_prev + (1 + gamma) * y.float() - 2 * gamma * x_curr, self.bits)
-        return x_next, None, peak
+        return _round(gamma * x_prev + (1 + gamma) * y.float() - 2 * gamma * x_curr, self.bits), None
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
         """x_prev = (x_next - (1 + gamma) y + 2 gamma x_curr) / gamma."""
         gamma = column(self.gamma[rows], x_curr.dim())
         return (x_next - (1 + gamma) * y.float() + 2 * gamma * x_curr) / gamma
 
-    def grad_y(self, grad_x_next: Tensor) -> Tensor:
-        """(1 + gamma) times the gradient."""
-        return (1 + column(self.gamma, grad_x_next.dim())) * grad_x_next
-
-    def grad_skip(self, grad_x_next: Tensor, grad_x_curr: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Gamma times the gradient for x_prev, -2 gamma times it for x_curr."""
-        return _bdia_grad_skip(self.gamma, grad_x_next, grad_x_curr)
+    def transpose(self, dims: int) -> Transpose:
+        """See `bdia_transpose`."""
+        return bdia_transpose(self.gamma, dims)
 
 
-def _bdia_grad_skip(gamma: Tensor, grad_x_next: Tensor, grad_x_curr: Tensor) -> tuple[Tensor, Tensor]:
-    grad_x_prev = column(gamma, grad_x_next.dim()) * grad_x_next
-    return grad_x_prev, torch.sub(grad_x_curr, grad_x_prev, alpha=2)
+def bdia_transpose(gamma: Tensor, dims: int) -> Transpose:
+    """1 + gamma for y, -2 gamma for x_curr, gamma for x_prev: the factors of the update of section 4.1."""
+    gamma = column(gamma, dims)
+    return Transpose(1 + gamma, -2 * gamma, gamma)
 
 
 class CouplingRule:
@@ -153,19 +144,12 @@ class CouplingRule:
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """x_next = x_prev + Q[y]."""
-        update, _ = _round(y, self.bits)
-        x_next = update.add_(x_prev)
-        return x_next, None, None if self.bits is None else largest_magnitude(x_next) * units(self.bits)
+        return _round(y, self.bits).add_(x_prev), None
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
         """x_prev = x_next - Q[y]."""
-        update, _ = _round(y, self.bits)
-        return update.neg_().add_(x_next)
+        return _round(y, self.bits).neg_().add_(x_next)
 
-    def grad_y(self, grad_x_next: Tensor) -> Tensor:
-        """Pass the gradient on."""
-        return grad_x_next
-
-    def grad_skip(self, grad_x_next: Tensor, grad_x_curr: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Pass the gradient on to x_prev."""
-        return grad_x_next, grad_x_curr
+    def transpose(self, dims: int) -> Transpose:
+        """Pass the gradient on to y and x_prev."""
+        return Transpose(1, 0, 1)

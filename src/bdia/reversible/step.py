@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from bdia.reversible.gamma import Gamma
-from bdia.reversible.grid import check_bits, check_range, largest_magnitude, units
+from bdia.reversible.grid import UNIT_LIMIT, check_bits, check_range, largest_magnitude, units
 
 
 class StepOutput(NamedTuple):
-    """x_next on the grid; side in 0..q-1 (int32); peak, the largest magnitude in units u (0-dim)."""
+    """x_next on the grid; side in 0..q-1 (int32)."""
 
     x_next: Tensor
     side: Tensor
-    peak: Tensor
 
 
 class Coefficients(NamedTuple):
@@ -29,9 +28,9 @@ class Coefficients(NamedTuple):
     """
 
     sign: Tensor  # int32, +1 or -1
-    p: Tensor  # int32, not negative
+    p: Tensor  # float32, not negative
+    p_inverse: Tensor  # float32, about sign / p
     q: Tensor  # int32, positive
-    p_inverse: Tensor  # float32, about 1 / p
     q_inverse: Tensor  # float32, about 1 / q
     y_scale: Tensor  # float32, (1 + gamma) / u
     x_scale: Tensor  # float32, 2 gamma / u
@@ -49,12 +48,11 @@ def coefficients(gamma: Gamma, bits: int, dims: int) -> Coefficients:
 
     The factor 1/u = 2^bits is a power of two, so folding it into them changes no bit.
     """
-    value, p, q = gamma.value, gamma.numerator.abs(), gamma.denominator
-    sign = torch.where(gamma.numerator < 0, -1, 1).to(torch.int32)
+    value, q = gamma.value, gamma.denominator
+    p, sign = gamma.numerator.float(), torch.where(gamma.numerator < 0, -1, 1).to(torch.int32)
     scales = (1 + value) * units(bits), 2 * value * units(bits)
     grid = torch.full_like(value, units(bits)), torch.full_like(value, 1.0 / units(bits))
-    parts = sign, p, q, 1.0 / p.float(), 1.0 / q.float(), *scales, *grid
-    return Coefficients(*(column(part, dims) for part in parts))
+    return Coefficients(*(column(part, dims) for part in (sign, p.abs(), 1 / p, q, 1 / q, *scales, *grid)))
 
 
 def rounded_bracket(x_curr: Tensor, y: Tensor, c: Coefficients) -> Tensor:
@@ -69,31 +67,39 @@ def floor_divide(n: Tensor, divisor: Tensor, inverse: Tensor) -> tuple[Tensor, T
     """Return floor(n / divisor) and the remainder in 0..divisor-1, exact for |n| < 2^24 and divisor up to 256.
 
     Integer division has no vector instruction, and float division is not rounded alike everywhere. The product with
-    the rounded inverse is off by less than 2 / divisor, so the rounded quotient is corrected by at most one.
+    the rounded inverse is off by less than 2 / divisor, so the rounded quotient is the floor or one more: one more
+    where the remainder comes out negative, and `remainder >> 31`, which is then -1, corrects both.
+
+    Args:
+        n: int32. divisor: int32. inverse: float32, about 1 / divisor.
     """
     quotient = (n.float() * inverse).round_().to(torch.int32)
     remainder = n - quotient * divisor
-    correction = (remainder >= divisor).to(torch.int32) - (remainder < 0).to(torch.int32)
+    correction = remainder >> 31
     return quotient + correction, remainder - correction * divisor
 
 
 def exact_step(x_prev: Tensor, x_curr: Tensor, y: Tensor, c: Coefficients) -> StepOutput:
     """`bdia_step` without the range check, which needs a device synchronisation.
 
-    The largest magnitude of x_next and of its gamma term is returned: below the limit both are exact integers in
-    units u, and so is their difference, whatever the bracket was. x_prev is an earlier x_next and was checked as such.
+    While |x_next| stays below the limit, both it and its gamma term are exact integers in units u, and so is their
+    difference, whatever the bracket was; a gamma term at the limit is returned in the place of x_next, where the
+    check finds it. x_prev is an earlier x_next and was checked as such.
     """
     quotient, side = floor_divide((x_prev * c.units).to(torch.int32).neg_(), c.q, c.q_inverse)  # -(n + s) / q, s
-    # Multiplied in float32, where a product past the range shows in `peak` (int32 would wrap); + 0.0 unsigns zeros.
-    lifted = (quotient * -c.sign).float().mul_(c.p).add_(0.0)
+    # p in float32, where a product past the range shows (int32 would wrap); the sign in int32, where zero has none.
+    lifted = (quotient * -c.sign).float().mul_(c.p)
     total = rounded_bracket(x_curr, y, c).add_(lifted)
-    return StepOutput(total * c.unit, side, largest_magnitude(total, lifted))
+    return StepOutput(torch.where(lifted.abs() < UNIT_LIMIT, total, lifted) * c.unit, side)
 
 
 def exact_inverse(x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | int, c: Coefficients) -> Tensor:
-    """`bdia_invert` on coefficients."""
-    lifted = (x_next * c.units).sub_(rounded_bracket(x_curr, y, c)).to(torch.int32).mul_(c.sign)
-    quotient, _ = floor_divide(lifted, c.p, c.p_inverse)
+    """`bdia_invert` on coefficients.
+
+    The gamma term is p times an integer below 2^24 / |p|, so its product with about 1 / p is off by less than half.
+    """
+    lifted = (x_next * c.units).sub_(rounded_bracket(x_curr, y, c))
+    quotient = lifted.mul_(c.p_inverse).round_().to(torch.int32)
     return (quotient * c.q).sub_(side).float().mul_(c.unit)
 
 
@@ -117,7 +123,7 @@ def bdia_step(x_prev: Tensor, x_curr: Tensor, y: Tensor, gamma: Gamma, bits: int
     Memory: allocates about six (B, T, D) tensors; keeps none.
     """
     result = exact_step(x_prev, x_curr, y, coefficients(gamma, check_bits(bits), x_curr.dim()))
-    check_range([(0, torch.maximum(result.peak, largest_magnitude(x_prev) * units(bits)))], bits)
+    check_range([(0, largest_magnitude(result.x_next, x_prev) * units(bits))], bits)
     return result.x_next, result.side
 
 

@@ -18,8 +18,8 @@ from torch.autograd import Variable
 from torch.utils.checkpoint import checkpoint
 
 from bdia.reversible.grid import ReversibilityError, check_range, largest_magnitude, units
-from bdia.reversible.nodes import Enter, Guard, Link, Skip, Update
-from bdia.reversible.passes import bit_sum, forward_pass, inverse_pass
+from bdia.reversible.nodes import Enter, Guard, Skip, Update
+from bdia.reversible.passes import bit_sum, forward_pass, gradient_pass, inverse_pass, scaled
 from bdia.reversible.recompute import selective_contexts
 from bdia.reversible.rules import Rule
 
@@ -108,6 +108,7 @@ class Tape:
         self.peaks: list[tuple[int, Tensor]] = []
         self.mismatches: list[tuple[int, Tensor]] = []
         self.errors: dict[int, Tensor] = {}
+        self.grads: dict[int, tuple[Rule, Tensor]] = {}
         self.first_taped: int | None = None
         self.first_sum: Tensor | None = None
         self.last_entered: int | None = None
@@ -131,15 +132,14 @@ class Tape:
         self, k: int, call: Callable[[Tensor], Tensor], rule: Rule, x_prev: Tensor | None, x_curr: Tensor
     ) -> Tensor:
         """Run block k and its update, under the tape where it is recomputed. Returns x_next."""
-        flag, previous = _Flag(), [x_prev]
+        flag, previous = _Flag(), [x_prev]  # read once: what is recomputed needs no x_prev, and must not keep it
         first, again = selective_contexts(self.save if self.recomputes(k) else ())
 
         def region(x: Tensor) -> Tensor:
-            x_prev = previous[0]
+            x_prev = previous.pop() if previous else None
             if not x.untyped_storage().nbytes() and x.numel():
                 raise RuntimeError(_CONSUMED)
-            link = Link()
-            x = Skip.apply(x_prev, x, rule, link)
+            x = Skip.apply(x_prev, x, self, k)
             version = None if x.is_inference() else x._version
             with again if flag.active else first:
                 y = call(x)
@@ -148,14 +148,12 @@ class Tape:
                 raise RuntimeError(f"block {k // self.updates_per_block} changes its input in place: clone it there")
             if self.first_taped is None and (y.requires_grad or x.requires_grad):
                 self.first_taped = k
-            return Update.apply(None if x_prev is None else x_prev.detach(), x, y, rule, link, self, k, flag.active)
+            return Update.apply(None if x_prev is None else x_prev.detach(), x, y, rule, self, k, flag.active)
 
         if not self.recomputes(k):
             return region(x_curr)
         contexts = contextlib.nullcontext(), flag
         x_next = checkpoint(region, x_curr, use_reentrant=False, early_stop=False, context_fn=lambda: contexts)
-        if x_prev is not None and not x_prev.requires_grad:
-            previous[0] = None  # below the first trained block: nothing goes back there, nothing is kept of it
         if self.rebuilds(k):
             _free(self.states[k])
         return Guard.apply(x_next) if self.hands_out(k + 2) else x_next
@@ -166,8 +164,7 @@ class Tape:
         passed = forward_pass(
             rule, x_prev, x_curr, y, note=frees, verify=frees and self.verify and rule.exact, kernel=self.kernel
         )
-        if passed.peak is not None:
-            self.peaks.append((k // self.updates_per_block, passed.peak))
+        self._note_peak(k // self.updates_per_block, passed.x_next)
         if self.recomputes(k) and self.first_taped is not None:
             self.states |= {k + 1: x_curr.data, k + 2: passed.x_next.data}
             if k == self.first_taped and self.verify and self.bits is not None:
@@ -184,9 +181,12 @@ class Tape:
     def enter(self, x: Tensor) -> Tensor:
         """Return x_0: Q_l[x], or a copy. The caller's tensor is never the one that is freed."""
         x = Enter.apply(x, self.bits)
-        if self.bits is not None and x.numel():
-            self.peaks.append((0, largest_magnitude(x) * units(self.bits)))
+        self._note_peak(0, x)
         return x
+
+    def _note_peak(self, block: int, state: Tensor) -> None:
+        if self.bits is not None and state.numel():
+            self.peaks.append((block, largest_magnitude(state) * units(self.bits)))
 
     def finish_forward(self, output: Tensor) -> None:
         """Check the grid's range; on an accelerator leave it to the end of backward, which synchronises anyway."""
@@ -221,6 +221,25 @@ class Tape:
         self.last_entered = k
         if k in self.kept and k + 2 in self.states and not self.hands_out(k + 2):
             _free(self.states.pop(k + 2))  # a recomputed update does this when it is reconstructed
+
+    def grad_y(self, k: int, rule: Rule, grad_x_next: Tensor) -> Tensor:
+        """Return the gradient of y_k; what x_curr and x_prev get is left to `grad_curr` and `grad_prev`."""
+        self.grads[k + 2] = rule, grad_x_next
+        return scaled(rule.transpose(grad_x_next.dim()).y, grad_x_next)
+
+    def grad_prev(self, k: int) -> Tensor:
+        """Return what update k sends to state k."""
+        rule, grad = self.grads[k + 2]
+        return scaled(rule.transpose(grad.dim()).x_prev, grad)
+
+    def grad_curr(self, k: int, through_block: Tensor, x_prev_waits: bool) -> Tensor:
+        """Return the gradient of state k + 1: through block k, as x_curr of update k and as x_prev of update k + 1."""
+        rule, grad = self.grads[k + 2] if x_prev_waits else self.grads.pop(k + 2)
+        shares = [(rule.transpose(grad.dim()).x_curr, grad)]
+        if k + 3 in self.grads:
+            rule, grad = self.grads.pop(k + 3)
+            shares.append((rule.transpose(grad.dim()).x_prev, grad))
+        return gradient_pass(through_block, shares, self.kernel)
 
     def reconstruct(self, k: int, rule: Rule, y: Tensor) -> None:
         """Rebuild state k from states k + 1, k + 2 and the recomputed y; release state k + 2."""
