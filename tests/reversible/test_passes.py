@@ -47,8 +47,8 @@ def both(rule, x_prev, x_curr, y, note=True, verify=True):
     found = []
     for kernel in ("eager", "compiled"):
         passed = forward_pass(rule, x_prev, x_curr, y, note, verify, kernel)
-        rebuilt = torch.full_like(x_prev, torch.nan)
-        bits = inverse_pass(rule, rebuilt, passed.x_next, x_curr, y, passed.packed, verify, kernel) if note else None
+        rebuilt = passed.x_next.clone()
+        bits = inverse_pass(rule, rebuilt, x_curr, y, passed.packed, verify, kernel) if note else None
         found.append([t for t in (*passed, rebuilt if note else None, bits) if t is not None])
     return found
 

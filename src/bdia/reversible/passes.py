@@ -71,18 +71,18 @@ def forward_pass(
 
 
 def inverse_pass(
-    rule: Rule, x_prev: Tensor, x_next: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, verify: bool, kernel: str
+    rule: Rule, x: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, verify: bool, kernel: str
 ) -> Tensor | None:
-    """Invert an update into the memory of x_prev; return the sum of its bits if `verify`."""
-    if isinstance(rule, BdiaRule) and _fits_a_kernel(kernel, x_prev):
-        tensors = (*map(_lanes, (x_prev, x_next, x_curr, y)), packed, rule.coefficients(3))
+    """Invert an update in place: `x` is x_next and becomes x_prev. Return the sum of its bits if `verify`."""
+    if isinstance(rule, BdiaRule) and _fits_a_kernel(kernel, x):
+        tensors = (*map(_lanes, (x, x_curr, y)), packed, rule.coefficients(3))
         if run_compiled(_fused_inverse, *tensors, required=kernel == "compiled"):
-            return bit_sum(x_prev) if verify else None
+            return bit_sum(x) if verify else None
     sums = []
     for rows in _slices(x_curr):
         side = unpack_side_info(packed[rows], rule.side_bits, x_curr[rows].shape) if rule.side_bits else None
-        x_prev[rows] = rule.invert(x_next[rows], x_curr[rows], y[rows], side, rows)
-        sums += [bit_sum(x_prev[rows])] if verify else []
+        x[rows] = rule.invert(x[rows], x_curr[rows], y[rows], side, rows)
+        sums += [bit_sum(x[rows])] if verify else []
     return sum(sums) if sums else None
 
 
@@ -147,8 +147,8 @@ def _fused_forward(
         packed.copy_(pack_lanes(side, packed.shape[1]))
 
 
-def _fused_inverse(x_prev: Tensor, x_next: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, c: Coefficients) -> None:
-    x_prev.copy_(exact_inverse(x_next, x_curr, y, unpack_lanes(packed, packed.shape[1]), c))
+def _fused_inverse(x: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, c: Coefficients) -> None:
+    x.copy_(exact_inverse(x, x_curr, y, unpack_lanes(packed, packed.shape[1]), c))
 
 
 def _fused_gradient(

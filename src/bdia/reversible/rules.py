@@ -79,11 +79,12 @@ class BdiaRule:
         self.gamma, self.bits, self.side_bits = gamma, bits, side_bits
         self._coefficients: dict[int, Coefficients] = {}
 
-    def coefficients(self, dims: int, rows: slice = slice(None)) -> Coefficients:
+    def coefficients(self, dims: int, rows: slice | None = None) -> Coefficients:
         """Return what the step multiplies with, for tensors of so many dimensions."""
         if dims not in self._coefficients:
             self._coefficients[dims] = coefficients(self.gamma, self.bits, dims)
-        return Coefficients(*(part[rows] for part in self._coefficients[dims]))
+        whole = self._coefficients[dims]
+        return whole if rows is None else Coefficients(*(part[rows] for part in whole))
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """See `bdia_step`."""

@@ -1,8 +1,8 @@
 """The reversible engine: an ordinary autograd graph whose residual streams are freed and rebuilt.
 
 Forward, block k: run it under `torch.utils.checkpoint`, take the update, free the storage of x_{k-1}.
-Backward, block k: checkpoint recomputes the block from x_k; with the y_k it finds, the tape inverts the update,
-writes x_{k-1} back into its storage and frees x_{k+1}. The graph stays the normal graph, so parameter gradients,
+Backward, block k: checkpoint recomputes the block from x_k; with the y_k it finds, the tape inverts the update and
+writes x_{k-1} over x_{k+1}, which nobody reads any more. The graph stays the normal graph, so parameter gradients,
 DDP, FSDP2, hooks, frozen parameters and extra block inputs behave as without the engine. A hook that keeps a block's
 *input* keeps a freed tensor, though: clone it inside the hook.
 """
@@ -137,8 +137,7 @@ class Tape:
 
         def region(x: Tensor) -> Tensor:
             x_prev = previous.pop() if previous else None
-            if not x.untyped_storage().nbytes() and x.numel():
-                raise RuntimeError(_CONSUMED)
+            x = self._recall(k, x) if flag.active else x
             x = Skip.apply(x_prev, x, self, k)
             version = None if x.is_inference() else x._version
             with again if flag.active else first:
@@ -157,6 +156,13 @@ class Tape:
         if self.rebuilds(k):
             _free(self.states[k])
         return Guard.apply(x_next) if self.hands_out(k + 2) else x_next
+
+    def _recall(self, k: int, x_curr: Tensor) -> Tensor:
+        """Return the values of x_curr, which may have been rebuilt in the memory of a later state."""
+        state = self.states.get(k + 1)
+        if state is None or (state.numel() and not state.untyped_storage().nbytes()):
+            raise RuntimeError(_CONSUMED)
+        return state.detach().requires_grad_(x_curr.requires_grad)
 
     def advance(self, k: int, rule: Rule, x_prev: Tensor | None, x_curr: Tensor, y: Tensor) -> Tensor:
         """Take update k; note what its inverse will need."""
@@ -245,10 +251,9 @@ class Tape:
         """Rebuild state k from states k + 1, k + 2 and the recomputed y; release state k + 2."""
         x_next, x_curr = self.states.pop(k + 2), self.states[k + 1]
         if self.rebuilds(k):
-            x_prev = self.states[k]
-            _allocate(x_prev)
+            x_prev = self.states[k] = self._place_of_prev(k, x_next)
             check = k in self.sums
-            found = inverse_pass(rule, x_prev, x_next, x_curr, y, self.sides.pop(k), check, self.kernel)
+            found = inverse_pass(rule, x_prev, x_curr, y, self.sides.pop(k), check, self.kernel)
             if check:
                 self.mismatches.append((k, found != self.sums.pop(k)))
             if k in self.copies:
@@ -256,8 +261,20 @@ class Tape:
         elif self.first_sum is not None:  # no inversion here to show a block that did not repeat itself
             self.mismatches.append((k, bit_sum(y.float()) != self.first_sum))
         self.consumed = True
-        if not self.hands_out(k + 2):
+        if not self.hands_out(k + 2) and x_next is not self.states.get(k):
             _free(x_next)
+
+    def _place_of_prev(self, k: int, x_next: Tensor) -> Tensor:
+        """Return x_next's values where state k is to be: x_next itself where nobody reads it any more.
+
+        State k goes back to its own memory where block k - 1 kept its activations, for they share that memory, or
+        where it is laid out in another way, for a kernel's result may depend on that.
+        """
+        x_prev = self.states[k]
+        if self.recomputes(k - 1) and not self.hands_out(k + 2) and x_prev.stride() == x_next.stride():
+            return x_next
+        _allocate(x_prev)
+        return x_prev.copy_(x_next)
 
     def _finish_backward(self) -> None:
         """Run by autograd when the backward pass ends: one synchronisation for all checks, then release the states."""
