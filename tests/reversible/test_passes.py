@@ -68,7 +68,7 @@ def test_compiled_and_eager_passes_agree_in_every_bit_without_compiling_again(ke
     for gamma, shape in ((halves, (3, 16)), (MIXED, (8, 5, 24)), (MIXED, (8, 3, 7, 8)), (halves, (3, 65, 512))):
         for bits in (5, 9):
             eager, compiled = both(*step_inputs(gamma, shape, bits=bits))
-            assert len(eager) == 5 and all(same_bits(a, b) for a, b in zip(eager, compiled, strict=True))
+            assert len(eager) == 6 and all(same_bits(a, b) for a, b in zip(eager, compiled, strict=True))
             assert same_bits(compiled[-2], step_inputs(gamma, shape, bits=bits)[1])
     assert kernels_made() <= 2  # each way one for several bit planes; those for one plane are there
 
@@ -76,7 +76,7 @@ def test_compiled_and_eager_passes_agree_in_every_bit_without_compiling_again(ke
 @pytest.mark.parametrize(("note", "verify"), [(False, False), (True, False)])
 def test_passes_agree_where_nothing_is_noted_or_summed_and_y_is_bfloat16(kernels_made, note, verify):
     eager, compiled = both(*step_inputs(MIXED, (8, 5, 24), torch.bfloat16), note, verify)
-    assert kernels_made() and len(eager) == (3 if note else 1)
+    assert kernels_made() and len(eager) == (4 if note else 2)
     assert all(same_bits(a, b) for a, b in zip(eager, compiled, strict=True))
 
 
@@ -87,19 +87,20 @@ def test_a_zero_of_x_next_has_no_sign_in_either_pass(compiler):
             assert same_bits(found[0], torch.zeros_like(y))
 
 
-def test_a_value_that_is_not_finite_reaches_x_next_in_both_passes(kernels_made):
+def test_a_value_that_is_not_finite_reaches_the_peak_of_both_passes(kernels_made):
     rule, x_prev, x_curr, y = step_inputs(MIXED, (8, 5, 24))
     y[3, 2, 1] = torch.nan
-    assert all(found[0].isnan().nonzero().tolist() == [[3, 2, 1]] for found in both(rule, x_prev, x_curr, y))
+    eager, compiled = both(rule, x_prev, x_curr, y)
+    assert eager[2].isnan() and compiled[2].isnan()
 
 
-def test_a_gamma_term_past_the_grid_shows_in_x_next_of_both_passes_though_the_sum_is_on_it(compiler):
+def test_a_gamma_term_past_the_grid_shows_in_the_peak_of_both_passes_though_the_sum_is_on_it(compiler):
     rule, x_prev, x_curr, y = step_inputs(gamma_of("7", "7"), (2, 24))
     x_prev[1, 3] = 2.0**15 - 1  # on the grid of 9 bits, seven times it is not
     y[1, 3] = -7 / 8 * x_prev[1, 3]
     x_curr[1, 3] = 0.0
     for found in both(rule, x_prev, x_curr, y):
-        assert found[0].abs().argmax() == 24 + 3 and found[0][1, 3].abs() >= 2.0**15
+        assert found[2] >= 2.0**24
 
 
 @pytest.mark.parametrize("shape", [(8, 24), (8, 5, 24), (8, 3, 7, 8)])
@@ -234,11 +235,11 @@ def test_an_unknown_kernel_is_refused():
 def test_the_sum_of_bits_does_not_depend_on_the_layout_and_shows_every_changed_bit(shape):
     x = torch.randn(shape)
     wanted = bit_sum(x)
-    shifted = torch.cat([torch.zeros(1), x.flatten()])[1:].view(shape)
-    assert shifted.storage_offset() % 2 and bit_sum(shifted) == wanted
-    assert bit_sum(x.transpose(0, 1).contiguous().transpose(0, 1)) == wanted
+    assert wanted.shape == shape[:1] and wanted.dtype == torch.int32
+    assert torch.equal(bit_sum(x.transpose(0, 1).contiguous().transpose(0, 1)), wanted)
+    assert torch.equal(bit_sum(x.flip(1, 2)), wanted)
     for place in range(x.numel()):
         for bit in range(32):
             changed = x.clone()
             changed.view(-1).view(torch.int32)[place] ^= 1 << bit if bit < 31 else -(2**31)
-            assert bit_sum(changed) != wanted
+            assert (bit_sum(changed) != wanted).nonzero().tolist() == [[place // x[0].numel()]]

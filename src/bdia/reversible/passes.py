@@ -1,8 +1,8 @@
 """One pass over the tensors of an update: the step with its packed side information, its inverse, its transpose.
 
 The eager passes work slice by slice, so that their temporaries stay in cache; the compiled ones are single kernels.
-The integrity sum and the range check are one more reading each of one tensor, on a CPU at a fifth of a kernel's time
-(as a reduction inside the kernel the range check doubled it). Both kinds give the same bits. B batch.
+Both give the same bits. The range check and the integrity sum ride in the step's kernel; in the inverse's, which works
+in place, the sum would cost a copy, and is one more reading of the result. B batch.
 """
 
 import math
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from bdia.reversible.compiled import run_compiled, worth_compiling
+from bdia.reversible.grid import largest_magnitude, units
 from bdia.reversible.rules import BdiaRule, Rule
 from bdia.reversible.side_info import pack_lanes, pack_side_info, packed_shape, unpack_lanes, unpack_side_info
 from bdia.reversible.step import Coefficients, exact_inverse, exact_step
@@ -27,21 +28,20 @@ Share = tuple[Tensor | int, Tensor]  # factor per sample, or 0 or 1 for all; the
 
 
 class Passed(NamedTuple):
-    """x_next; packed residues; sum of x_prev's bits (None: not asked for)."""
+    """x_next; packed residues; largest magnitude in units u (None off the grid); x_prev's `bit_sum`, if asked for."""
 
     x_next: Tensor
     packed: Tensor | None
+    peak: Tensor | None
     bit_sum: Tensor | None
 
 
 def bit_sum(x: Tensor) -> Tensor:
-    """Sum the bit patterns of a float32 tensor as integers, modulo 2^64, in any order.
+    """Sum the bit patterns of each sample of a float32 tensor as integers, modulo 2^32: (B, ...) -> (B,) int32.
 
     One changed bit changes it for certain, many leave it as it was by a rare chance only.
     """
-    words = torch.int32 if x.shape[-1] % 2 else torch.int64  # two values in a word where they pair up
-    x = x.clone() if x.storage_offset() % 2 else x  # a word cannot begin there
-    return x.contiguous().view(words).sum(dtype=torch.int64)
+    return x.view(torch.int32).flatten(1).sum(1, dtype=torch.int32)
 
 
 def forward_pass(
@@ -57,17 +57,19 @@ def forward_pass(
     x_next = torch.empty_like(x_curr, memory_format=torch.contiguous_format)
     packed = x_curr.new_empty(packed_shape(x_curr.shape, rule.side_bits), dtype=torch.uint8) if note else None
     if isinstance(rule, BdiaRule) and _fits_a_kernel(kernel, x_next):
-        tensors = (*map(_lanes, (x_next, x_prev, x_curr, y)), packed, rule.coefficients(3))
+        peaks = x_next.new_empty(len(x_next))
+        sums = x_next.new_empty(len(x_next), dtype=torch.int32) if verify else None
+        tensors = (*map(_lanes, (x_next, x_prev, x_curr, y)), packed, peaks, sums, rule.coefficients(3))
         if run_compiled(_fused_forward, *tensors, required=kernel == "compiled"):
-            return Passed(x_next, packed, bit_sum(x_prev) if verify else None)
-    sums = []
+            return Passed(x_next, packed, peaks.amax() * units(rule.bits), sums)
     for rows in _slices(x_curr):
         before = None if x_prev is None else x_prev[rows]
         x_next[rows], side = rule.advance(before, x_curr[rows], y[rows], rows)
         if note and side is not None and rule.side_bits:
             packed[rows] = pack_side_info(side, rule.side_bits)
-        sums += [bit_sum(before)] if verify else []
-    return Passed(x_next, packed, sum(sums) if sums else None)
+    on_grid = rule.bits is not None and x_next.numel()
+    peak = largest_magnitude(x_next) * units(rule.bits) if on_grid else None
+    return Passed(x_next, packed, peak, bit_sum(x_prev) if verify else None)
 
 
 def inverse_pass(
@@ -78,12 +80,10 @@ def inverse_pass(
         tensors = (*map(_lanes, (x, x_curr, y)), packed, rule.coefficients(3))
         if run_compiled(_fused_inverse, *tensors, required=kernel == "compiled"):
             return bit_sum(x) if verify else None
-    sums = []
     for rows in _slices(x_curr):
         side = unpack_side_info(packed[rows], rule.side_bits, x_curr[rows].shape) if rule.side_bits else None
         x[rows] = rule.invert(x[rows], x_curr[rows], y[rows], side, rows)
-        sums += [bit_sum(x[rows])] if verify else []
-    return sum(sums) if sums else None
+    return bit_sum(x) if verify else None
 
 
 def scaled(factor: Tensor | int, grad: Tensor) -> Tensor:
@@ -139,12 +139,23 @@ def _lanes(x: Tensor) -> Tensor:
 
 
 def _fused_forward(
-    x_next: Tensor, x_prev: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor | None, c: Coefficients
+    x_next: Tensor,
+    x_prev: Tensor,
+    x_curr: Tensor,
+    y: Tensor,
+    packed: Tensor | None,
+    peaks: Tensor,
+    sums: Tensor | None,
+    c: Coefficients,
 ) -> None:
     found, side = exact_step(x_prev, x_curr, y, c)
+    found = torch.as_strided(found, found.shape, found.stride())  # one tensor to the compiler: made once, then reduced
     x_next.copy_(found)
+    peaks.copy_(found.abs().amax((1, 2)))
     if packed is not None:
         packed.copy_(pack_lanes(side, packed.shape[1]))
+    if sums is not None:
+        sums.copy_(bit_sum(x_prev))
 
 
 def _fused_inverse(x: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, c: Coefficients) -> None:

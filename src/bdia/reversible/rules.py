@@ -26,8 +26,12 @@ class Transpose(NamedTuple):
 
 
 class Rule(Protocol):
-    """One update x_prev, x_curr, y -> x_next. `side_bits` per activation; `exact` where `invert` is bit for bit."""
+    """One update x_prev, x_curr, y -> x_next on the grid 2^-bits (None: off it).
 
+    `side_bits` per activation; `exact` where `invert` is bit for bit.
+    """
+
+    bits: int | None
     side_bits: int
     exact: bool
 
@@ -77,14 +81,10 @@ class BdiaRule:
 
     def __init__(self, gamma: Gamma, bits: int, side_bits: int) -> None:
         self.gamma, self.bits, self.side_bits = gamma, bits, side_bits
-        self._coefficients: dict[int, Coefficients] = {}
 
-    def coefficients(self, dims: int, rows: slice | None = None) -> Coefficients:
+    def coefficients(self, dims: int, rows: slice = slice(None)) -> Coefficients:
         """Return what the step multiplies with, for tensors of so many dimensions."""
-        if dims not in self._coefficients:
-            self._coefficients[dims] = coefficients(self.gamma, self.bits, dims)
-        whole = self._coefficients[dims]
-        return whole if rows is None else Coefficients(*(part[rows] for part in whole))
+        return coefficients(Gamma(self.gamma.numerator[rows], self.gamma.denominator[rows]), self.bits, dims)
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """See `bdia_step`."""

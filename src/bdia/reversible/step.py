@@ -24,10 +24,11 @@ class StepOutput(NamedTuple):
 class Coefficients(NamedTuple):
     """What the step multiplies with for gamma = sign * p / q on the grid u = 2^-bits: one number per sample each.
 
-    All of one shape, (B, 1, ..., 1). As tensors, so that one compiled kernel serves every gamma and every grid.
+    Of shape (B, 1, ..., 1), the grid's of (1, ..., 1). As tensors, so that one compiled kernel serves every gamma and
+    every grid.
     """
 
-    sign: Tensor  # int32, +1 or -1
+    sign: Tensor  # int32, that of gamma
     p: Tensor  # float32, not negative
     p_inverse: Tensor  # float32, about sign / p
     q: Tensor  # int32, positive
@@ -48,11 +49,12 @@ def coefficients(gamma: Gamma, bits: int, dims: int) -> Coefficients:
 
     The factor 1/u = 2^bits is a power of two, so folding it into them changes no bit.
     """
-    value, q = gamma.value, gamma.denominator
-    p, sign = gamma.numerator.float(), torch.where(gamma.numerator < 0, -1, 1).to(torch.int32)
-    scales = (1 + value) * units(bits), 2 * value * units(bits)
-    grid = torch.full_like(value, units(bits)), torch.full_like(value, 1.0 / units(bits))
-    return Coefficients(*(column(part, dims) for part in (sign, p.abs(), 1 / p, q, 1 / q, *scales, *grid)))
+    p, q = gamma.numerator.float(), gamma.denominator.float()
+    value, u = p / q, 1.0 / units(bits)
+    parts = gamma.numerator.sign(), p.abs(), p.reciprocal(), gamma.denominator, q.reciprocal()
+    scales = (1 + value) * units(bits), value * (2 * units(bits))
+    grid = value.new_full((1,), units(bits)), value.new_full((1,), u)
+    return Coefficients(*(column(part, dims) for part in (*parts, *scales, *grid)))
 
 
 def rounded_bracket(x_curr: Tensor, y: Tensor, c: Coefficients) -> Tensor:

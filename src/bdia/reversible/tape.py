@@ -170,7 +170,8 @@ class Tape:
         passed = forward_pass(
             rule, x_prev, x_curr, y, note=frees, verify=frees and self.verify and rule.exact, kernel=self.kernel
         )
-        self._note_peak(k // self.updates_per_block, passed.x_next)
+        if passed.peak is not None:
+            self.peaks.append((k // self.updates_per_block, passed.peak))
         if self.recomputes(k) and self.first_taped is not None:
             self.states |= {k + 1: x_curr.data, k + 2: passed.x_next.data}
             if k == self.first_taped and self.verify and self.bits is not None:
@@ -187,12 +188,9 @@ class Tape:
     def enter(self, x: Tensor) -> Tensor:
         """Return x_0: Q_l[x], or a copy. The caller's tensor is never the one that is freed."""
         x = Enter.apply(x, self.bits)
-        self._note_peak(0, x)
+        if self.bits is not None and x.numel():
+            self.peaks.append((0, largest_magnitude(x) * units(self.bits)))
         return x
-
-    def _note_peak(self, block: int, state: Tensor) -> None:
-        if self.bits is not None and state.numel():
-            self.peaks.append((block, largest_magnitude(state) * units(self.bits)))
 
     def finish_forward(self, output: Tensor) -> None:
         """Check the grid's range; on an accelerator leave it to the end of backward, which synchronises anyway."""
@@ -255,11 +253,11 @@ class Tape:
             check = k in self.sums
             found = inverse_pass(rule, x_prev, x_curr, y, self.sides.pop(k), check, self.kernel)
             if check:
-                self.mismatches.append((k, found != self.sums.pop(k)))
+                self.mismatches.append((k, (found != self.sums.pop(k)).any()))
             if k in self.copies:
                 self.errors[k] = (x_prev - self.copies.pop(k)).abs().amax()
         elif self.first_sum is not None:  # no inversion here to show a block that did not repeat itself
-            self.mismatches.append((k, bit_sum(y.float()) != self.first_sum))
+            self.mismatches.append((k, (bit_sum(y.float()) != self.first_sum).any()))
         self.consumed = True
         if not self.hands_out(k + 2) and x_next is not self.states.get(k):
             _free(x_next)
