@@ -524,6 +524,19 @@ def test_auxiliary_losses_of_blocks_join_the_main_loss_exactly(keep):
     assert_bit_equal(*found)
 
 
+def test_an_auxiliary_loss_alone_has_its_gradients_where_everything_is_stored():
+    found = []
+    for main in (None, 0.0):
+        torch.manual_seed(0)
+        blocks, x = [WithAuxiliaryLoss() for _ in range(5)], make_tokens()
+        stack = BdiaStack(blocks, backward="stored")
+        y = stack(x)
+        loss = blocks[2].auxiliary if main is None else blocks[2].auxiliary + main * loss_of(y)
+        loss.backward()
+        found.append([x.detach(), x.grad, *(p.grad for block in blocks[:2] for p in block.parameters())])
+    assert_bit_equal(*found)
+
+
 def test_an_auxiliary_loss_alone_is_an_error_where_its_streams_are_released():
     blocks, x = [WithAuxiliaryLoss() for _ in range(5)], make_tokens()
     BdiaStack(blocks)(x)

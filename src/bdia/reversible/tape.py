@@ -231,18 +231,27 @@ class Tape:
         self.grads[k + 2] = rule, grad_x_next
         return scaled(rule.transpose(grad_x_next.dim()).y, grad_x_next)
 
-    def grad_prev(self, k: int) -> Tensor:
-        """Return what update k sends to state k."""
+    def grad_prev(self, k: int) -> Tensor | None:
+        """Return what update k sends to state k; None where no gradient reached x_next."""
+        if k + 2 not in self.grads:
+            return None
         rule, grad = self.grads[k + 2]
         return scaled(rule.transpose(grad.dim()).x_prev, grad)
 
     def grad_curr(self, k: int, through_block: Tensor, x_prev_waits: bool) -> Tensor:
-        """Return the gradient of state k + 1: through block k, as x_curr of update k and as x_prev of update k + 1."""
-        rule, grad = self.grads[k + 2] if x_prev_waits else self.grads.pop(k + 2)
-        shares = [(rule.transpose(grad.dim()).x_curr, grad)]
+        """Return the gradient of state k + 1: through block k, as x_curr of update k and as x_prev of update k + 1.
+
+        A loss of the block alone, one that its hooks collected, sends it nothing but the first.
+        """
+        shares = []
+        if k + 2 in self.grads:
+            rule, grad = self.grads[k + 2]
+            shares.append((rule.transpose(grad.dim()).x_curr, grad))
         if k + 3 in self.grads:
             rule, grad = self.grads.pop(k + 3)
             shares.append((rule.transpose(grad.dim()).x_prev, grad))
+        if not x_prev_waits:
+            self.grads.pop(k + 2, None)
         return gradient_pass(through_block, shares, self.kernel)
 
     def reconstruct(self, k: int, rule: Rule, y: Tensor) -> None:
