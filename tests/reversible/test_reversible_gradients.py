@@ -524,6 +524,14 @@ def test_auxiliary_losses_of_blocks_join_the_main_loss_exactly(keep):
     assert_bit_equal(*found)
 
 
+def test_a_rebuilt_stream_is_laid_out_as_its_block_saw_it_first():
+    strides, blocks = [], make_blocks(4)
+    blocks[0].register_forward_pre_hook(lambda block, inputs: strides.append(inputs[0].stride()))
+    x = make_tokens().detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+    loss_of(BdiaStack(blocks)(x)).backward()
+    assert strides == [x.stride()] * 2
+
+
 def test_an_auxiliary_loss_alone_has_its_gradients_where_everything_is_stored():
     found = []
     for main in (None, 0.0):
