@@ -100,10 +100,10 @@ def gradient_pass(through_block: Tensor, shares: Sequence[Share], kernel: str) -
     shares = [(factor, grad) for factor, grad in shares if isinstance(factor, Tensor) or factor]
     if not shares:
         return through_block
-    if torch.is_grad_enabled():  # create_graph: every operation is to be differentiated
+    if len(shares) == 1 or torch.is_grad_enabled():  # create_graph: every operation is to be differentiated
         return sum((scaled(factor, grad) for factor, grad in shares), through_block)
     found = torch.empty_like(through_block, memory_format=torch.contiguous_format)
-    if len(shares) == 2 and all(isinstance(factor, Tensor) for factor, _ in shares) and _fits_a_kernel(kernel, found):
+    if all(isinstance(factor, Tensor) for factor, _ in shares) and _fits_a_kernel(kernel, found):
         factors = [factor.view(-1, 1, 1) for factor, _ in shares]
         tensors = [_lanes(x) for x in (found, through_block, *(grad for _, grad in shares))]
         if run_compiled(_fused_gradient, *tensors, *factors, required=kernel == "compiled"):
