@@ -152,8 +152,9 @@ def test_after_backward_nothing_but_gradients_stays(make):
 
 
 @every_stack
-def test_a_loss_kept_after_backward_keeps_no_activations(make):
-    stack, x = make(make_blocks(4)), make_tokens()
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_loss_kept_after_backward_keeps_no_activations(make, learned):
+    stack, x = make(make_blocks(4)), make_tokens().requires_grad_(learned)
     with LiveStorages(stack, x) as live:
         loss = loss_of(stack(x))
         loss.backward()

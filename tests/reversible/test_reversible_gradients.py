@@ -524,6 +524,20 @@ def test_auxiliary_losses_of_blocks_join_the_main_loss_exactly(keep):
     assert_bit_equal(*found)
 
 
+@pytest.mark.parametrize("kernel", ["compiled", "eager"])
+@pytest.mark.parametrize("keep", [[1], [3], [0, 3], [2, 3], [0, 4]])
+def test_gradients_are_those_of_stored_streams_with_kept_blocks_anywhere(keep, kernel):
+    blocks, x = make_blocks(5, 0.1), make_tokens()
+    stored = gradients(BdiaStack(blocks, backward="stored", kernel=kernel), x, steps=2)
+    assert_bit_equal(gradients(BdiaStack(blocks, keep=keep, kernel=kernel), x, steps=2), stored)
+
+
+def test_a_stream_of_one_value_per_sample_trains():
+    blocks = [torch.nn.PReLU() for _ in range(4)]
+    BdiaStack(blocks)(torch.randn(7)).sum().backward()
+    assert all(block.weight.grad is not None for block in blocks)
+
+
 def test_a_rebuilt_stream_is_laid_out_as_its_block_saw_it_first():
     strides, blocks = [], make_blocks(4)
     blocks[0].register_forward_pre_hook(lambda block, inputs: strides.append(inputs[0].stride()))
@@ -532,13 +546,16 @@ def test_a_rebuilt_stream_is_laid_out_as_its_block_saw_it_first():
     assert strides == [x.stride()] * 2
 
 
-def test_an_auxiliary_loss_alone_has_its_gradients_where_everything_is_stored():
+@pytest.mark.parametrize("partly_before", [False, True])
+def test_an_auxiliary_loss_alone_has_its_gradients_where_everything_is_stored(partly_before):
     found = []
     for main in (None, 0.0):
         torch.manual_seed(0)
         blocks, x = [WithAuxiliaryLoss() for _ in range(5)], make_tokens()
         stack = BdiaStack(blocks, backward="stored")
         y = stack(x)
+        if partly_before and main is None:
+            torch.autograd.grad(loss_of(y), list(blocks[2].parameters()), retain_graph=True, allow_unused=True)
         loss = blocks[2].auxiliary if main is None else blocks[2].auxiliary + main * loss_of(y)
         loss.backward()
         found.append([x.detach(), x.grad, *(p.grad for block in blocks[:2] for p in block.parameters())])

@@ -9,6 +9,7 @@ from reversible_helpers import B, Call, D, T, gradients, loss_of, make_blocks, m
 from torch import nn
 
 from bdia.reversible import BdiaStack, Constant, GridOverflowError, ReversibilityError, RevVitStack, TwoPoint
+from bdia.reversible.reference import reference_forward
 
 REVERSIBLE = {
     "bdia": lambda blocks: BdiaStack(blocks, keep=0),
@@ -54,6 +55,25 @@ def test_stored_allows_a_second_backward_and_a_graph_of_the_gradient():
     assert torch.equal(first, again)
     again.square().sum().backward()
     assert x.grad.abs().sum() > 0
+
+
+def test_a_graph_of_the_gradient_is_that_of_plain_autograd_where_everything_is_stored():
+    blocks = [Call(lambda self, x: x + torch.tanh(x * self.weight)) for _ in range(5)]
+    gammas, found = [None, *(TwoPoint("3/5").sample(B) for _ in blocks[1:])], []
+
+    class Drawn(TwoPoint):
+        def sample(self, *args, **kwargs):
+            return next(draws)
+
+    draws = iter(gammas[1:])
+    for forward in (
+        BdiaStack(blocks, Drawn("3/5"), backward="stored"),
+        lambda x: reference_forward(blocks, x, gammas, 9)[-1],
+    ):
+        x = make_tokens()
+        first = torch.autograd.grad(loss_of(forward(x)), x, create_graph=True)[0]
+        found.append(torch.autograd.grad(first.square().sum(), [x, *(block.weight for block in blocks)]))
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) and b.abs().sum() > 0 for a, b in zip(*found, strict=True))
 
 
 def test_a_refused_second_backward_leaves_the_next_forward_usable():

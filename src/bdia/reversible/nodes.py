@@ -34,7 +34,7 @@ class Skip(Function):
 
     Doing this after the block's backward rather than before it keeps fewer gradients alive while the block's
     activations are. What an update sends to x_prev waits for the Skip of the block below, which had that state as
-    x_curr; only the first two, whose x_prev is the stream that entered, leave that sum to autograd.
+    x_curr; only of states 0 and 1, RevViT's entering stream twice, the sum is autograd's.
     """
 
     @staticmethod
@@ -45,8 +45,8 @@ class Skip(Function):
     @staticmethod
     def backward(ctx, through_block: Tensor) -> tuple:
         waits = ctx.k > 1
-        grad_x_prev = ctx.tape.grad_prev(ctx.k) if ctx.needs_input_grad[0] and not waits else None
-        return grad_x_prev, ctx.tape.grad_curr(ctx.k, through_block, ctx.needs_input_grad[0] and waits), None, None
+        grad_x_prev = ctx.tape.grad_x_prev(ctx.k) if ctx.needs_input_grad[0] and not waits else None
+        return grad_x_prev, ctx.tape.grad_x_curr(ctx.k, through_block, ctx.needs_input_grad[0] and waits), None, None
 
 
 class Update(Function):

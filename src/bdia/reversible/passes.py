@@ -37,11 +37,12 @@ class Passed(NamedTuple):
 
 
 def bit_sum(x: Tensor) -> Tensor:
-    """Sum the bit patterns of each sample of a float32 tensor as integers, modulo 2^32: (B, ...) -> (B,) int32.
+    """Sum the bit patterns of a float32 tensor as integers, modulo 2^32, in any order: 0-dim int32.
 
-    One changed bit changes it for certain, many leave it as it was by a rare chance only.
+    One changed bit changes it for certain, values that differ in many ways all but certainly; values that trade places
+    and an even number of changed signs do not.
     """
-    return x.view(torch.int32).flatten(1).sum(1, dtype=torch.int32)
+    return x.view(torch.int32).sum(dtype=torch.int32)
 
 
 def forward_pass(
@@ -61,7 +62,8 @@ def forward_pass(
         sums = x_next.new_empty(len(x_next), dtype=torch.int32) if verify else None
         tensors = (*map(_lanes, (x_next, x_prev, x_curr, y)), packed, peaks, sums, rule.coefficients(3))
         if run_compiled(_fused_forward, *tensors, required=kernel == "compiled"):
-            return Passed(x_next, packed, peaks.amax() * units(rule.bits), sums)
+            total = sums.sum(dtype=torch.int32) if verify else None
+            return Passed(x_next, packed, peaks.amax() * units(rule.bits), total)
     for rows in _slices(x_curr):
         before = None if x_prev is None else x_prev[rows]
         x_next[rows], side = rule.advance(before, x_curr[rows], y[rows], rows)
@@ -155,7 +157,7 @@ def _fused_forward(
     if packed is not None:
         packed.copy_(pack_lanes(side, packed.shape[1]))
     if sums is not None:
-        sums.copy_(bit_sum(x_prev))
+        sums.copy_(x_prev.view(torch.int32).sum((1, 2), dtype=torch.int32))  # `bit_sum`, sample by sample
 
 
 def _fused_inverse(x: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, c: Coefficients) -> None:
@@ -163,6 +165,6 @@ def _fused_inverse(x: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, c: Coef
 
 
 def _fused_gradient(
-    grad: Tensor, through_block: Tensor, grad_next: Tensor, grad_after: Tensor, to_curr: Tensor, to_prev: Tensor
+    grad: Tensor, through_block: Tensor, grad_x_next: Tensor, grad_after: Tensor, to_curr: Tensor, to_prev: Tensor
 ) -> None:
-    grad.copy_(through_block + to_curr * grad_next + to_prev * grad_after)
+    grad.copy_(through_block + to_curr * grad_x_next + to_prev * grad_after)

@@ -146,8 +146,9 @@ class _TapedStack(_RecomputingStack):
     """A stack whose backward rebuilds the residual stream.
 
     Args:
-        kernel: how an update passes over its tensors: "eager"; "compiled", one kernel of torch.compile that reads and
-            writes each once; "auto", compiled where a stream is large and a compiler works. All give the same bits.
+        kernel: how an update passes over its tensors: "eager"; "compiled", one kernel of torch.compile each for the
+            update, its inverse and its gradient; "auto", compiled where a stream is large and a compiler works. All
+            give the same bits.
     Attributes:
         verify: check (or, without a grid, measure) the rebuilt streams in the next forwards' backward.
         reconstruction_error: of the last forward, update -> max |rebuilt - true| once its backward ran; off the grid

@@ -50,7 +50,7 @@ def coefficients(gamma: Gamma, bits: int, dims: int) -> Coefficients:
     The factor 1/u = 2^bits is a power of two, so folding it into them changes no bit.
     """
     p, q = gamma.numerator.float(), gamma.denominator.float()
-    value, u = p / q, 1.0 / units(bits)
+    value, u = gamma.value, 1.0 / units(bits)
     parts = gamma.numerator.sign(), p.abs(), p.reciprocal(), gamma.denominator, q.reciprocal()
     scales = (1 + value) * units(bits), value * (2 * units(bits))
     grid = value.new_full((1,), units(bits)), value.new_full((1,), u)

@@ -4,7 +4,7 @@ Forward, block k: run it under `torch.utils.checkpoint`, take the update, free t
 Backward, block k: checkpoint recomputes the block from x_k; with the y_k it finds, the tape inverts the update and
 writes x_{k-1} over x_{k+1}, which nobody reads any more. The graph stays the normal graph, so parameter gradients,
 DDP, FSDP2, hooks, frozen parameters and extra block inputs behave as without the engine. A hook that keeps a block's
-*input* keeps a freed tensor, though: clone it inside the hook.
+*input* keeps a tensor that is freed, in backward overwritten: clone it inside the hook.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from bdia.reversible.grid import ReversibilityError, check_range, largest_magnit
 from bdia.reversible.nodes import Enter, Guard, Skip, Update
 from bdia.reversible.passes import bit_sum, forward_pass, gradient_pass, inverse_pass, scaled
 from bdia.reversible.recompute import selective_contexts
-from bdia.reversible.rules import Rule
+from bdia.reversible.rules import Rule, Transpose
 
 
 def _free(x: Tensor) -> None:
@@ -71,7 +71,7 @@ class _Flag(contextlib.AbstractContextManager):
 
 
 class Tape:
-    """States, side information and integrity sums of one forward pass.
+    """States, side information and integrity sums of one forward pass; in backward, gradients of states.
 
     Update k takes states k (x_prev) and k + 1 (x_curr) to state k + 2 (x_next). Updates that are not `kept` are
     recomputed in backward; with all of them kept this is an ordinary forward that stores everything.
@@ -108,7 +108,7 @@ class Tape:
         self.peaks: list[tuple[int, Tensor]] = []
         self.mismatches: list[tuple[int, Tensor]] = []
         self.errors: dict[int, Tensor] = {}
-        self.grads: dict[int, tuple[Rule, Tensor]] = {}
+        self.grads: dict[int, tuple[Transpose, Tensor]] = {}
         self.first_taped: int | None = None
         self.first_sum: Tensor | None = None
         self.last_entered: int | None = None
@@ -227,46 +227,47 @@ class Tape:
             _free(self.states.pop(k + 2))  # a recomputed update does this when it is reconstructed
 
     def grad_y(self, k: int, rule: Rule, grad_x_next: Tensor) -> Tensor:
-        """Return the gradient of y_k; what x_curr and x_prev get is left to `grad_curr` and `grad_prev`."""
-        self.grads[k + 2] = rule, grad_x_next
-        return scaled(rule.transpose(grad_x_next.dim()).y, grad_x_next)
+        """Return the gradient of y_k; what x_curr and x_prev get is left to `grad_x_curr` and `grad_x_prev`."""
+        if not self.grads:  # what the Skips of this pass do not take is gone when it ends
+            Variable._execution_engine.queue_callback(self.grads.clear)
+        transpose = rule.transpose(grad_x_next.dim())
+        self.grads[k + 2] = transpose, grad_x_next
+        return scaled(transpose.y, grad_x_next)
 
-    def grad_prev(self, k: int) -> Tensor | None:
+    def grad_x_prev(self, k: int) -> Tensor | None:
         """Return what update k sends to state k; None where no gradient reached x_next."""
         if k + 2 not in self.grads:
             return None
-        rule, grad = self.grads[k + 2]
-        return scaled(rule.transpose(grad.dim()).x_prev, grad)
+        transpose, grad_x_next = self.grads[k + 2]
+        return scaled(transpose.x_prev, grad_x_next)
 
-    def grad_curr(self, k: int, through_block: Tensor, x_prev_waits: bool) -> Tensor:
+    def grad_x_curr(self, k: int, through_block: Tensor, x_prev_waits: bool) -> Tensor:
         """Return the gradient of state k + 1: through block k, as x_curr of update k and as x_prev of update k + 1.
 
         A loss of the block alone, one that its hooks collected, sends it nothing but the first.
         """
         shares = []
         if k + 2 in self.grads:
-            rule, grad = self.grads[k + 2]
-            shares.append((rule.transpose(grad.dim()).x_curr, grad))
+            transpose, grad_x_next = self.grads[k + 2] if x_prev_waits else self.grads.pop(k + 2)
+            shares.append((transpose.x_curr, grad_x_next))
         if k + 3 in self.grads:
-            rule, grad = self.grads.pop(k + 3)
-            shares.append((rule.transpose(grad.dim()).x_prev, grad))
-        if not x_prev_waits:
-            self.grads.pop(k + 2, None)
+            transpose, grad_after = self.grads.pop(k + 3)
+            shares.append((transpose.x_prev, grad_after))
         return gradient_pass(through_block, shares, self.kernel)
 
     def reconstruct(self, k: int, rule: Rule, y: Tensor) -> None:
-        """Rebuild state k from states k + 1, k + 2 and the recomputed y; release state k + 2."""
+        """Rebuild state k from states k + 1, k + 2 and the recomputed y, in the place of state k + 2 or beside it."""
         x_next, x_curr = self.states.pop(k + 2), self.states[k + 1]
         if self.rebuilds(k):
             x_prev = self.states[k] = self._place_of_prev(k, x_next)
             check = k in self.sums
             found = inverse_pass(rule, x_prev, x_curr, y, self.sides.pop(k), check, self.kernel)
             if check:
-                self.mismatches.append((k, (found != self.sums.pop(k)).any()))
+                self.mismatches.append((k, found != self.sums.pop(k)))
             if k in self.copies:
                 self.errors[k] = (x_prev - self.copies.pop(k)).abs().amax()
         elif self.first_sum is not None:  # no inversion here to show a block that did not repeat itself
-            self.mismatches.append((k, (bit_sum(y.float()) != self.first_sum).any()))
+            self.mismatches.append((k, bit_sum(y.float()) != self.first_sum))
         self.consumed = True
         if not self.hands_out(k + 2) and x_next is not self.states.get(k):
             _free(x_next)
@@ -274,11 +275,13 @@ class Tape:
     def _place_of_prev(self, k: int, x_next: Tensor) -> Tensor:
         """Return x_next's values where state k is to be: x_next itself where nobody reads it any more.
 
-        State k goes back to its own memory where block k - 1 kept its activations, for they share that memory, or
-        where it is laid out in another way, for a kernel's result may depend on that.
+        State k goes back to its own memory where a neighbour of block k kept its activations (k - 1: they share that
+        memory; k + 1: they share x_next's), or where it is laid out in another way, for a kernel's result may depend
+        on that.
         """
         x_prev = self.states[k]
-        if self.recomputes(k - 1) and not self.hands_out(k + 2) and x_prev.stride() == x_next.stride():
+        shared = self.hands_out(k + 2) or not (self.recomputes(k - 1) and self.recomputes(k + 1))
+        if not shared and x_prev.stride() == x_next.stride():
             return x_next
         _allocate(x_prev)
         return x_prev.copy_(x_next)
