@@ -236,6 +236,8 @@ def test_the_sum_of_bits_does_not_depend_on_the_layout_and_shows_every_changed_b
     x = torch.randn(shape)
     wanted = bit_sum(x)
     assert wanted.dtype == torch.int32
+    shifted = torch.cat([torch.zeros(1), x.flatten()])[1:].view(shape)
+    assert shifted.storage_offset() % 2 and bit_sum(shifted) == wanted
     assert bit_sum(x.transpose(0, 1).contiguous().transpose(0, 1)) == wanted
     for place in range(x.numel()):
         for bit in range(32):
