@@ -1,6 +1,16 @@
 """The reversible engine: grid, gamma laws, the BDIA step and the stacks that train with it. Imports torch only."""
 
-from bdia.reversible.gamma import Constant, Discrete, Gamma, GammaMeanWarning, TwoPoint, Uniform
+from bdia.reversible.gamma import (
+    Constant,
+    Discrete,
+    Gamma,
+    GammaLaw,
+    GammaMeanWarning,
+    PerBlock,
+    Ramp,
+    TwoPoint,
+    Uniform,
+)
 from bdia.reversible.grid import GridOverflowError, ReversibilityError
 from bdia.reversible.side_info import pack_side_info, unpack_side_info
 from bdia.reversible.stacks import BdiaStack, BlockStack, CheckpointStack, RevVitStack, StandardStack
@@ -13,8 +23,11 @@ __all__ = [
     "Constant",
     "Discrete",
     "Gamma",
+    "GammaLaw",
     "GammaMeanWarning",
     "GridOverflowError",
+    "PerBlock",
+    "Ramp",
     "RevVitStack",
     "ReversibilityError",
     "StandardStack",
