@@ -1,0 +1,1 @@
+"""Parts of the study `scripts/finetune_gamma.py`: texts, models, training, bits, statistics, table."""
