@@ -86,7 +86,7 @@ def test_the_memory_layout_of_the_input_does_not_matter(layout):
 
 
 def test_more_samples_than_one_slice_of_the_step(monkeypatch):
-    monkeypatch.setattr("bdia.reversible.passes.SLICE_ELEMENTS", {"cpu": 2 * T * D})
+    monkeypatch.setattr("bdia.reversible.engine.kernels.SLICE_ELEMENTS", {"cpu": 2 * T * D})
     x = make_tokens(shape=(7, T, D))  # slices of 2, 2, 2 and 1 samples
     compare(make_blocks(5, 0.1), x, gamma=TwoPoint("3/5"), keep=0)
 

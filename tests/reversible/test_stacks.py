@@ -32,8 +32,8 @@ from bdia.reversible import (
     TwoPoint,
     Uniform,
 )
-from bdia.reversible.grid import quantize
-from bdia.reversible.reference import reference_forward
+from bdia.reversible.arithmetic.grid import quantize
+from bdia.reversible.arithmetic.reference import reference_forward
 
 EVERY_STACK = {
     "standard": StandardStack,

@@ -9,7 +9,7 @@ from reversible_helpers import B, Call, D, T, gradients, loss_of, make_blocks, m
 from torch import nn
 
 from bdia.reversible import BdiaStack, Constant, GridOverflowError, ReversibilityError, RevVitStack, TwoPoint
-from bdia.reversible.reference import reference_forward
+from bdia.reversible.arithmetic.reference import reference_forward
 
 REVERSIBLE = {
     "bdia": lambda blocks: BdiaStack(blocks, keep=0),

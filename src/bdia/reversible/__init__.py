@@ -1,10 +1,10 @@
 """The reversible engine: grid, gamma laws, the BDIA step and the stacks that train with it. Imports torch only."""
 
-from bdia.reversible.gamma import Constant, Discrete, Gamma, GammaMeanWarning, TwoPoint, Uniform
-from bdia.reversible.grid import GridOverflowError, ReversibilityError
-from bdia.reversible.side_info import pack_side_info, unpack_side_info
-from bdia.reversible.stacks import BdiaStack, BlockStack, CheckpointStack, RevVitStack, StandardStack
-from bdia.reversible.step import bdia_invert, bdia_step
+from bdia.reversible.arithmetic.gamma import Constant, Discrete, Gamma, GammaMeanWarning, TwoPoint, Uniform
+from bdia.reversible.arithmetic.grid import GridOverflowError, ReversibilityError
+from bdia.reversible.arithmetic.residues import pack_residues, unpack_residues
+from bdia.reversible.arithmetic.step import bdia_invert, bdia_step
+from bdia.reversible.stacks.all import BdiaStack, BlockStack, CheckpointStack, RevVitStack, StandardStack
 
 __all__ = [
     "BdiaStack",
@@ -22,6 +22,6 @@ __all__ = [
     "Uniform",
     "bdia_invert",
     "bdia_step",
-    "pack_side_info",
-    "unpack_side_info",
+    "pack_residues",
+    "unpack_residues",
 ]

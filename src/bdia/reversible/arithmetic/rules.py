@@ -10,14 +10,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from bdia.reversible.gamma import Gamma
-from bdia.reversible.grid import quantize
-from bdia.reversible.step import Coefficients, coefficients, column, exact_inverse, exact_step
+from bdia.reversible.arithmetic.gamma import Gamma
+from bdia.reversible.arithmetic.grid import quantize
+from bdia.reversible.arithmetic.step import Coefficients, coefficients, column, exact_inverse, exact_step
 
 Advanced = tuple[Tensor, Tensor | None]
 
 
-class Transpose(NamedTuple):
+class GradientFactors(NamedTuple):
     """What the gradient of x_next is multiplied with on its way to each input: (B, 1, ..., 1), or 0 or 1 for all."""
 
     y: Tensor | int
@@ -43,7 +43,7 @@ class Rule(Protocol):
         """Return x_prev."""
         ...
 
-    def transpose(self, dims: int) -> Transpose:
+    def gradient_factors(self, dims: int) -> GradientFactors:
         """Return the transpose for gradients of so many dimensions."""
         ...
 
@@ -69,9 +69,9 @@ class EulerRule:
         """x_next does not depend on x_prev."""
         raise NotImplementedError("the Euler step has no inverse in x_prev")
 
-    def transpose(self, dims: int) -> Transpose:
+    def gradient_factors(self, dims: int) -> GradientFactors:
         """x_next depends on y only."""
-        return Transpose(1, 0, 0)
+        return GradientFactors(1, 0, 0)
 
 
 class BdiaRule:
@@ -94,9 +94,9 @@ class BdiaRule:
         """See `bdia_invert`."""
         return exact_inverse(x_next, x_curr, y, 0 if side is None else side, self.coefficients(x_curr.dim(), rows))
 
-    def transpose(self, dims: int) -> Transpose:
-        """See `bdia_transpose`."""
-        return bdia_transpose(self.gamma.value, dims)
+    def gradient_factors(self, dims: int) -> GradientFactors:
+        """See `bdia_gradient_factors`."""
+        return bdia_gradient_factors(self.gamma.value, dims)
 
 
 class FloatBdiaRule:
@@ -121,15 +121,15 @@ class FloatBdiaRule:
         gamma = column(self.gamma[rows], x_curr.dim())
         return (x_next - (1 + gamma) * y.float() + 2 * gamma * x_curr) / gamma
 
-    def transpose(self, dims: int) -> Transpose:
-        """See `bdia_transpose`."""
-        return bdia_transpose(self.gamma, dims)
+    def gradient_factors(self, dims: int) -> GradientFactors:
+        """See `bdia_gradient_factors`."""
+        return bdia_gradient_factors(self.gamma, dims)
 
 
-def bdia_transpose(gamma: Tensor, dims: int) -> Transpose:
+def bdia_gradient_factors(gamma: Tensor, dims: int) -> GradientFactors:
     """1 + gamma for y, -2 gamma for x_curr, gamma for x_prev: the factors of the update of section 4.1."""
     gamma = column(gamma, dims)
-    return Transpose(1 + gamma, -2 * gamma, gamma)
+    return GradientFactors(1 + gamma, -2 * gamma, gamma)
 
 
 class CouplingRule:
@@ -151,6 +151,6 @@ class CouplingRule:
         """x_prev = x_next - Q[y]."""
         return _round(y, self.bits).neg_().add_(x_next)
 
-    def transpose(self, dims: int) -> Transpose:
+    def gradient_factors(self, dims: int) -> GradientFactors:
         """Pass the gradient on to y and x_prev."""
-        return Transpose(1, 0, 1)
+        return GradientFactors(1, 0, 1)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.autograd import Function
 
-from bdia.reversible.grid import quantize
-from bdia.reversible.rules import Rule
+from bdia.reversible.arithmetic.grid import quantize
+from bdia.reversible.arithmetic.rules import Rule
 
 if TYPE_CHECKING:
-    from bdia.reversible.tape import Tape
+    from bdia.reversible.engine.tape import Tape
 
 
 class Enter(Function):

@@ -17,11 +17,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Variable
 from torch.utils.checkpoint import checkpoint
 
-from bdia.reversible.grid import ReversibilityError, check_range, largest_magnitude, units
-from bdia.reversible.nodes import Enter, Guard, Skip, Update
-from bdia.reversible.passes import bit_sum, forward_pass, gradient_pass, inverse_pass, scaled
-from bdia.reversible.recompute import selective_contexts
-from bdia.reversible.rules import Rule, Transpose
+from bdia.reversible.arithmetic.grid import ReversibilityError, check_range, largest_magnitude, units
+from bdia.reversible.arithmetic.rules import GradientFactors, Rule
+from bdia.reversible.engine.kernels import bit_sum, gradient_kernel, inverse_kernel, scaled, update_kernel
+from bdia.reversible.engine.nodes import Enter, Guard, Skip, Update
+from bdia.reversible.engine.recompute import selective_contexts
 
 
 def _free(x: Tensor) -> None:
@@ -83,8 +83,8 @@ class Tape:
         bits: the grid, None for float32.
         updates_per_block: 2 where a block's branches are chained one by one; errors then name the block.
         verify: compare integrity sums (inexact rules: keep copies and measure the reconstruction error).
-        kernel: how an update's tensors are passed over, one of `bdia.reversible.passes.KERNELS`.
-        save: operators whose outputs a recomputed block keeps, see `bdia.reversible.recompute`.
+        kernel: how an update's tensors are passed over, one of `bdia.reversible.engine.kernels.KERNELS`.
+        save: operators whose outputs a recomputed block keeps, see `bdia.reversible.engine.recompute`.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Tape:
         self.peaks: list[tuple[int, Tensor]] = []
         self.mismatches: list[tuple[int, Tensor]] = []
         self.errors: dict[int, Tensor] = {}
-        self.grads: dict[int, tuple[Transpose, Tensor]] = {}
+        self.grads: dict[int, tuple[GradientFactors, Tensor]] = {}
         self.first_taped: int | None = None
         self.first_sum: Tensor | None = None
         self.last_entered: int | None = None
@@ -167,7 +167,7 @@ class Tape:
     def advance(self, k: int, rule: Rule, x_prev: Tensor | None, x_curr: Tensor, y: Tensor) -> Tensor:
         """Take update k; note what its inverse will need."""
         frees = self.rebuilds(k)
-        passed = forward_pass(
+        passed = update_kernel(
             rule, x_prev, x_curr, y, note=frees, verify=frees and self.verify and rule.exact, kernel=self.kernel
         )
         if passed.peak is not None:
@@ -230,7 +230,7 @@ class Tape:
         """Return the gradient of y_k; what x_curr and x_prev get is left to `grad_x_curr` and `grad_x_prev`."""
         if not self.grads:  # what the Skips of this pass do not take is gone when it ends
             Variable._execution_engine.queue_callback(self.grads.clear)
-        transpose = rule.transpose(grad_x_next.dim())
+        transpose = rule.gradient_factors(grad_x_next.dim())
         self.grads[k + 2] = transpose, grad_x_next
         return scaled(transpose.y, grad_x_next)
 
@@ -253,7 +253,7 @@ class Tape:
         if k + 3 in self.grads:
             transpose, grad_after = self.grads.pop(k + 3)
             shares.append((transpose.x_prev, grad_after))
-        return gradient_pass(through_block, shares, self.kernel)
+        return gradient_kernel(through_block, shares, self.kernel)
 
     def reconstruct(self, k: int, rule: Rule, y: Tensor) -> None:
         """Rebuild state k from states k + 1, k + 2 and the recomputed y, in the place of state k + 2 or beside it."""
@@ -261,7 +261,7 @@ class Tape:
         if self.rebuilds(k):
             x_prev = self.states[k] = self._place_of_prev(k, x_next)
             check = k in self.sums
-            found = inverse_pass(rule, x_prev, x_curr, y, self.sides.pop(k), check, self.kernel)
+            found = inverse_kernel(rule, x_prev, x_curr, y, self.sides.pop(k), check, self.kernel)
             if check:
                 self.mismatches.append((k, found != self.sums.pop(k)))
             if k in self.copies:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _check_side_bits(side_bits: int) -> None:
+def check_side_bits(side_bits: int) -> None:
     if not 0 <= side_bits <= 8:
         raise ValueError(f"side_bits={side_bits}: wanted 0 to 8")
 
@@ -42,7 +42,7 @@ def unpack_lanes(packed: Tensor, side_bits: int) -> Tensor:
     return lanes
 
 
-def pack_side_info(side: Tensor, side_bits: int) -> Tensor:
+def pack_residues(side: Tensor, side_bits: int) -> Tensor:
     """Pack integers in 0..2^side_bits - 1, shape (B, ...), into bytes.
 
     Returns:
@@ -50,15 +50,15 @@ def pack_side_info(side: Tensor, side_bits: int) -> Tensor:
     Raises:
         ValueError: side_bits outside 0..8.
     """
-    _check_side_bits(side_bits)
+    check_side_bits(side_bits)
     batch, _, length = packed_shape(side.shape, side_bits)
     count = math.prod(side.shape[1:])
     padded = F.pad(side.to(torch.int32).reshape(batch, count), (0, 8 * length - count))
     return pack_lanes(padded.view(batch, 8, length), side_bits)
 
 
-def unpack_side_info(packed: Tensor, side_bits: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
-    """Invert `pack_side_info`: int32 of the given shape (B, ...)."""
-    _check_side_bits(side_bits)
+def unpack_residues(packed: Tensor, side_bits: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """Invert `pack_residues`: int32 of the given shape (B, ...)."""
+    check_side_bits(side_bits)
     lanes = unpack_lanes(packed, side_bits)
     return lanes.reshape(shape[0], 8 * packed.shape[2])[:, : math.prod(shape[1:])].reshape(shape)

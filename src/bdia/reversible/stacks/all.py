@@ -15,19 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bdia.reversible.branches import branches
-from bdia.reversible.gamma import Gamma, GammaLaw, TwoPoint, as_fraction, constant_gamma
-from bdia.reversible.grid import check_bits
-from bdia.reversible.passes import KERNELS
-from bdia.reversible.recompute import (
+from bdia.reversible.arithmetic.gamma import Gamma, GammaLaw, TwoPoint, as_fraction, constant_gamma
+from bdia.reversible.arithmetic.grid import check_bits
+from bdia.reversible.arithmetic.rules import BdiaRule, CouplingRule, EulerRule, FloatBdiaRule, Rule
+from bdia.reversible.engine.kernels import KERNELS
+from bdia.reversible.engine.recompute import (
     check_nested,
     kept_blocks,
     nested_checkpoints,
     saved_operations,
     selective_contexts,
 )
-from bdia.reversible.rules import BdiaRule, CouplingRule, EulerRule, FloatBdiaRule, Rule
-from bdia.reversible.tape import Tape
+from bdia.reversible.engine.tape import Tape
+from bdia.reversible.stacks.branches import branches
 
 
 class BlockStack(nn.Sequential):
@@ -198,7 +198,7 @@ class BdiaStack(_TapedStack):
         quantize_eval: round the stream at inference; False is the plain float32 transformer.
         verify: compare an integer sum of every rebuilt stream with the forward's. With bits=None: keep copies of the
             streams and measure `reconstruction_error` instead.
-        kernel: "auto", "compiled" or "eager" update, see `bdia.reversible.passes`; the same bits.
+        kernel: "auto", "compiled" or "eager" update, see `bdia.reversible.engine.kernels`; the same bits.
         memory_budget: peak memory of a whole training step for which `bdia.plan.fit_to_memory` chooses `keep`, such
             as "12GiB", or a fraction of the standard stack's.
         save: kinds of operations ("attention", "matmul") whose outputs a recomputed block keeps.
@@ -285,7 +285,7 @@ class RevVitStack(_TapedStack):
     not the block: hooks, `compile()` and `fully_shard` belong on a block's submodules here.
 
     Args:
-        blocks: blocks whose two branches `bdia.reversible.branches` can read.
+        blocks: blocks whose two branches `bdia.reversible.stacks.branches` can read.
         grid_bits: None is RevViT as published, whose float inverse is approximate; an integer rounds every branch to
             the grid 2^-grid_bits, which makes the inverse exact.
         merge: "concat" hands both streams on, (B, T, 2 D); "mean" their mean, (B, T, D), for models with a fixed head.

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from bdia.reversible.compiled import run_compiled, worth_compiling
-from bdia.reversible.grid import largest_magnitude, units
-from bdia.reversible.rules import BdiaRule, Rule
-from bdia.reversible.side_info import pack_lanes, pack_side_info, packed_shape, unpack_lanes, unpack_side_info
-from bdia.reversible.step import Coefficients, exact_inverse, exact_step
+from bdia.reversible.arithmetic.grid import largest_magnitude, units
+from bdia.reversible.arithmetic.residues import pack_lanes, pack_residues, packed_shape, unpack_lanes, unpack_residues
+from bdia.reversible.arithmetic.rules import BdiaRule, Rule
+from bdia.reversible.arithmetic.step import Coefficients, exact_inverse, exact_step
+from bdia.reversible.engine.compiled import run_compiled, worth_compiling
 
 KERNELS = ("auto", "compiled", "eager")
 SLICE_ELEMENTS = {"cpu": 2**18}  # temporaries of a step stay in cache; on an accelerator launches cost more
@@ -27,7 +27,7 @@ DEFAULT_SLICE_ELEMENTS = 2**21
 Share = tuple[Tensor | int, Tensor]  # factor per sample, or 0 or 1 for all; the gradient it multiplies
 
 
-class Passed(NamedTuple):
+class UpdateResult(NamedTuple):
     """x_next; packed residues; largest magnitude in units u (None off the grid); x_prev's `bit_sum`, if asked for."""
 
     x_next: Tensor
@@ -45,9 +45,9 @@ def bit_sum(x: Tensor) -> Tensor:
     return x.view(torch.int32).sum(dtype=torch.int32)
 
 
-def forward_pass(
+def update_kernel(
     rule: Rule, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, note: bool, verify: bool, kernel: str
-) -> Passed:
+) -> UpdateResult:
     """Take an update.
 
     Args:
@@ -63,18 +63,18 @@ def forward_pass(
         tensors = (*map(_lanes, (x_next, x_prev, x_curr, y)), packed, peaks, sums, rule.coefficients(3))
         if run_compiled(_fused_forward, *tensors, required=kernel == "compiled"):
             total = sums.sum(dtype=torch.int32) if verify else None
-            return Passed(x_next, packed, peaks.amax() * units(rule.bits), total)
+            return UpdateResult(x_next, packed, peaks.amax() * units(rule.bits), total)
     for rows in _slices(x_curr):
         before = None if x_prev is None else x_prev[rows]
         x_next[rows], side = rule.advance(before, x_curr[rows], y[rows], rows)
         if note and side is not None and rule.side_bits:
-            packed[rows] = pack_side_info(side, rule.side_bits)
+            packed[rows] = pack_residues(side, rule.side_bits)
     on_grid = rule.bits is not None and x_next.numel()
     peak = largest_magnitude(x_next) * units(rule.bits) if on_grid else None
-    return Passed(x_next, packed, peak, bit_sum(x_prev) if verify else None)
+    return UpdateResult(x_next, packed, peak, bit_sum(x_prev) if verify else None)
 
 
-def inverse_pass(
+def inverse_kernel(
     rule: Rule, x: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, verify: bool, kernel: str
 ) -> Tensor | None:
     """Invert an update in place: `x` is x_next and becomes x_prev. Return the sum of its bits if `verify`."""
@@ -83,7 +83,7 @@ def inverse_pass(
         if run_compiled(_fused_inverse, *tensors, required=kernel == "compiled"):
             return bit_sum(x) if verify else None
     for rows in _slices(x_curr):
-        side = unpack_side_info(packed[rows], rule.side_bits, x_curr[rows].shape) if rule.side_bits else None
+        side = unpack_residues(packed[rows], rule.side_bits, x_curr[rows].shape) if rule.side_bits else None
         x[rows] = rule.invert(x[rows], x_curr[rows], y[rows], side, rows)
     return bit_sum(x) if verify else None
 
@@ -93,7 +93,7 @@ def scaled(factor: Tensor | int, grad: Tensor) -> Tensor:
     return grad if isinstance(factor, int) and factor == 1 else factor * grad
 
 
-def gradient_pass(through_block: Tensor, shares: Sequence[Share], kernel: str) -> Tensor:
+def gradient_kernel(through_block: Tensor, shares: Sequence[Share], kernel: str) -> Tensor:
     """Return the gradient of a state: `through_block`, what its block sends it, plus factor * gradient of each share.
 
     Args:

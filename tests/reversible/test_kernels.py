@@ -8,14 +8,14 @@ import torch
 from reversible_helpers import HALF, D, T, assert_bit_equal, gamma_of, gradients, make_blocks, make_tokens
 from torch._dynamo.utils import counters
 
-import bdia.reversible.compiled as compiled_module
-import bdia.reversible.passes as passes
+import bdia.reversible.engine.compiled as compiled_module
+import bdia.reversible.engine.kernels as passes
 from bdia.measure.storage_meter import StorageMeter
 from bdia.measure.traced_step import fake_tensors
 from bdia.reversible import BdiaStack, TwoPoint
-from bdia.reversible.compiled import CompilerWarning
-from bdia.reversible.passes import bit_sum, forward_pass, gradient_pass, inverse_pass
-from bdia.reversible.rules import BdiaRule, bdia_transpose
+from bdia.reversible.arithmetic.rules import BdiaRule, bdia_gradient_factors
+from bdia.reversible.engine.compiled import CompilerWarning
+from bdia.reversible.engine.kernels import bit_sum, gradient_kernel, inverse_kernel, update_kernel
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def both(rule, x_prev, x_curr, y, note=True, verify=True):
     """What the two passes make of one update and of its inverse: two lists of tensors."""
     found = []
     for kernel in ("eager", "compiled"):
-        passed = forward_pass(rule, x_prev, x_curr, y, note, verify, kernel)
+        passed = update_kernel(rule, x_prev, x_curr, y, note, verify, kernel)
         rebuilt = passed.x_next.clone()
-        bits = inverse_pass(rule, rebuilt, x_curr, y, passed.packed, verify, kernel) if note else None
+        bits = inverse_kernel(rule, rebuilt, x_curr, y, passed.packed, verify, kernel) if note else None
         found.append([t for t in (*passed, rebuilt if note else None, bits) if t is not None])
     return found
 
@@ -106,13 +106,13 @@ def test_a_gamma_term_past_the_grid_shows_in_the_peak_of_both_passes_though_the_
 @pytest.mark.parametrize("shape", [(8, 24), (8, 5, 24), (8, 3, 7, 8)])
 def test_compiled_and_eager_gradients_agree_in_every_bit_with_autograds(kernels_made, shape):
     through, after, later = (torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n in range(3))
-    own, next_rule = (bdia_transpose(gamma.value, len(shape)) for gamma in (MIXED, gamma_of(*8 * ["-3/7"])))
+    own, next_rule = (bdia_gradient_factors(gamma.value, len(shape)) for gamma in (MIXED, gamma_of(*8 * ["-3/7"])))
     shares = [(own.x_curr, after), (next_rule.x_prev, later)]
     wanted = (through - 2 * (own.x_prev * after)) + next_rule.x_prev * later
     with torch.no_grad():
         for kernel in ("eager", "compiled"):
-            assert torch.equal(gradient_pass(through, shares, kernel), wanted)
-    assert torch.equal(gradient_pass(through, shares, "compiled"), wanted)  # create_graph
+            assert torch.equal(gradient_kernel(through, shares, kernel), wanted)
+    assert torch.equal(gradient_kernel(through, shares, "compiled"), wanted)  # create_graph
 
 
 # Of five blocks the first takes no BDIA update, and the last is kept.
@@ -145,7 +145,7 @@ def test_of_fake_tensors_a_kernel_makes_its_results_and_no_temporaries():
         x = torch.empty(8, 5, 24)
         for kernel in ("compiled", "eager"):
             with StorageMeter([x], []) as meter:
-                passed = forward_pass(rule, x, x, x, note=True, verify=True, kernel=kernel)
+                passed = update_kernel(rule, x, x, x, note=True, verify=True, kernel=kernel)
             sizes[kernel] = meter.peak - sum(t.nbytes for t in (x, *passed))
     assert sizes["compiled"] < x.nbytes / 4 < x.nbytes < sizes["eager"]  # the coefficients of each sample
 
