@@ -9,7 +9,7 @@ from reversible_helpers import HALF, D, T, assert_bit_equal, gamma_of, gradients
 from torch._dynamo.utils import counters
 
 import bdia.reversible.engine.compiled as compiled_module
-import bdia.reversible.engine.kernels as passes
+import bdia.reversible.engine.kernels as kernels
 from bdia.measure.storage_meter import StorageMeter
 from bdia.measure.traced_step import fake_tensors
 from bdia.reversible import BdiaStack, TwoPoint
@@ -105,18 +105,19 @@ def test_a_gamma_term_past_the_grid_shows_in_the_peak_of_both_passes_though_the_
 
 @pytest.mark.parametrize("shape", [(8, 24), (8, 5, 24), (8, 3, 7, 8)])
 def test_compiled_and_eager_gradients_agree_in_every_bit_with_autograds(kernels_made, shape):
-    through, after, later = (torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n in range(3))
-    own, next_rule = (bdia_gradient_factors(gamma.value, len(shape)) for gamma in (MIXED, gamma_of(*8 * ["-3/7"])))
-    shares = [(own.x_curr, after), (next_rule.x_prev, later)]
-    wanted = (through - 2 * (own.x_prev * after)) + next_rule.x_prev * later
+    through, after = (torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n in range(2))
+    factors = bdia_gradient_factors(MIXED.value, len(shape))
+    wanted = through - 2 * (factors.x_prev * after), factors.x_prev * after
     with torch.no_grad():
-        for kernel in ("eager", "compiled"):
-            assert torch.equal(gradient_kernel(through, shares, kernel), wanted)
-    assert torch.equal(gradient_kernel(through, shares, "compiled"), wanted)  # create_graph
+        found = [gradient_kernel(through, after, factors, True, kernel) for kernel in ("eager", "compiled")]
+    found.append(gradient_kernel(through, after, factors, True, "compiled"))  # create_graph
+    assert all(torch.equal(a, b) for pair in found for a, b in zip(pair, wanted, strict=True))
+    alone = gradient_kernel(through, after, factors, False, "compiled")
+    assert torch.equal(alone[0], wanted[0]) and alone[1] is None
 
 
 # Of five blocks the first takes no BDIA update, and the last is kept.
-FIVE_BLOCKS = ["_fused_forward"] * 4 + ["_fused_inverse", "_fused_gradient"] * 3
+FIVE_BLOCKS = ["_fused_forward"] * 4 + ["_fused_gradient"] + ["_fused_inverse", "_fused_gradient"] * 3
 
 
 def test_a_stack_trains_to_the_same_bits_with_either_kernel(compiler, fused_calls):
@@ -160,13 +161,13 @@ def test_a_sample_that_is_no_multiple_of_eight_values_trains_with_the_compiled_k
 @pytest.fixture
 def fused_calls(monkeypatch):
     """Names of the compiled passes that ran."""
-    calls, run = [], passes.run_compiled
+    calls, run = [], kernels.run_compiled
 
     def note(function, *rest, **settings):
         calls.append(function.__name__)
         return run(function, *rest, **settings)
 
-    monkeypatch.setattr(passes, "run_compiled", note)
+    monkeypatch.setattr(kernels, "run_compiled", note)
     return calls
 
 

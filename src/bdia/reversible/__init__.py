@@ -4,7 +4,11 @@ from bdia.reversible.arithmetic.gamma import Constant, Discrete, Gamma, GammaMea
 from bdia.reversible.arithmetic.grid import GridOverflowError, ReversibilityError
 from bdia.reversible.arithmetic.residues import pack_residues, unpack_residues
 from bdia.reversible.arithmetic.step import bdia_invert, bdia_step
-from bdia.reversible.stacks.all import BdiaStack, BlockStack, CheckpointStack, RevVitStack, StandardStack
+from bdia.reversible.stacks.base import BlockStack
+from bdia.reversible.stacks.bdia import BdiaStack
+from bdia.reversible.stacks.checkpoint import CheckpointStack
+from bdia.reversible.stacks.revvit import RevVitStack
+from bdia.reversible.stacks.standard import StandardStack
 
 __all__ = [
     "BdiaStack",

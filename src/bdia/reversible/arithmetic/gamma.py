@@ -6,9 +6,9 @@ The paper draws +-1/2 with equal probability (section 4.3) and shows other magni
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,7 +77,39 @@ def _warn_unless_mean_is_zero(law: object, mean: float) -> None:
         warnings.warn(f"{law}: mean gamma is {mean:g}, but inference uses gamma = 0", GammaMeanWarning, stacklevel=3)
 
 
-class Discrete:
+class GammaLaw:
+    """How gamma_k is drawn. The engine calls `begin_pass` once per training pass, then `at(k).sample` before block k.
+
+    Attributes:
+        side_bits: bits of side information per activation that the next sample needs.
+        reversible: False where gamma can be a value without an exact inverse.
+    """
+
+    side_bits: int
+    reversible: bool
+
+    def sample(
+        self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+    ) -> Gamma | Tensor:
+        """Draw one gamma per sample: `Gamma` where it is reversible, else float32; tensors of shape (batch,)."""
+        raise NotImplementedError
+
+    def at(self, k: int) -> "GammaLaw":
+        """Return the law of block k (k >= 1: block 0 takes an Euler step and draws no gamma)."""
+        return self
+
+    def begin_pass(self) -> None:
+        """Note that a training pass (a forward in training mode with gradients) starts. Most laws do nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must restore, as plain numbers; empty for a law that never changes."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+
+
+class Discrete(GammaLaw):
     """gamma takes the fractions `weights.keys()` with probabilities `weights.values()`.
 
     Attributes:
@@ -97,8 +129,9 @@ class Discrete:
             )
         self.side_bits = max(math.ceil(math.log2(f.denominator)) for f in self.weights)
         self.reversible = 0 not in self.weights
-        bounds = torch.tensor(list(self.weights.values()), dtype=torch.float64).cumsum(0)[:-1].float()
-        parts = torch.tensor([(f.numerator, f.denominator) for f in self.weights], dtype=torch.int32)
+        # On the CPU whatever the default device is: inside `with torch.device("meta")` the numbers would be lost.
+        bounds = torch.tensor(list(self.weights.values()), dtype=torch.float64, device="cpu").cumsum(0)[:-1].float()
+        parts = torch.tensor([(f.numerator, f.denominator) for f in self.weights], dtype=torch.int32, device="cpu")
         self._tables = {torch.device("cpu"): (bounds, parts)}
         _warn_unless_mean_is_zero(self, float(sum(float(f) * w for f, w in self.weights.items())))
 
@@ -135,7 +168,7 @@ class Constant(Discrete):
         super().__init__({as_fraction(value): 1.0}, per)
 
 
-class Uniform:
+class Uniform(GammaLaw):
     """gamma uniform in [low, high], as float32: no exact inverse, so only with stored activations."""
 
     side_bits = 0
@@ -160,4 +193,141 @@ class Uniform:
         return f"Uniform({self.low:g}, {self.high:g}; per {self.per})"
 
 
-GammaLaw = Discrete | Uniform
+class Ramp(GammaLaw):
+    """gamma = +value or -value with equal probability; the value changes with the training passes.
+
+    The first value holds for `every` passes, then the second, and so on; the last one holds from then on. A weight
+    that was pretrained with gamma = 0 so meets small values first. Every training forward is a pass, also each
+    of those that gradients are accumulated over. A law shared by two stacks counts the passes of both.
+
+    Copies and pickles keep the count. `repr` shows the settings only, so that it does not change during a run.
+
+    Args:
+        values: fractions, in the order in which they hold.
+        every: passes that each value holds for.
+        per: as in `Discrete`.
+    Attributes:
+        passes: training passes begun so far; `state_dict` holds it.
+        current: the law of the present pass.
+        side_bits: those of `current`.
+        reversible: False where one of the values is 0.
+    """
+
+    def __init__(self, values: Iterable[str | float | Fraction], every: int, per: str = "sample") -> None:
+        if isinstance(values, str):
+            raise ValueError(f"values={values!r}: wanted a list of fractions; set stack.gamma.values")
+        self.laws = [TwoPoint(value, per) for value in values]
+        if not self.laws:
+            raise ValueError("values=[]: wanted at least one fraction; set stack.gamma.values")
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every={every!r}: wanted a number of passes, at least 1; set stack.gamma.every")
+        self.every, self.per, self.passes = every, per, 0
+        self.reversible = all(law.reversible for law in self.laws)
+
+    @property
+    def current(self) -> TwoPoint:
+        """Law of the present pass; before the first pass that of the first value."""
+        return self.laws[min(max(self.passes - 1, 0) // self.every, len(self.laws) - 1)]
+
+    @property
+    def side_bits(self) -> int:
+        """Bits of side information per activation in the present pass."""
+        return self.current.side_bits
+
+    def begin_pass(self) -> None:
+        """Count a training pass."""
+        self.passes += 1
+
+    def sample(self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Gamma:
+        """Draw one gamma per sample, with the magnitude of the present pass; tensors of shape (batch,)."""
+        return self.current.sample(batch, generator, device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of passes begun."""
+        return {"passes": self.passes}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the number of passes in `state`."""
+        self.passes = int(state["passes"])
+
+    def __repr__(self) -> str:
+        values = ", ".join(str(next(iter(law.weights))) for law in self.laws)
+        return f"Ramp({values}; every {self.every}; per {self.per})"
+
+
+class PerBlock(GammaLaw):
+    """A law for each block: block k draws from `laws[k]`.
+
+    Args:
+        laws: one law per block; a fraction stands for `TwoPoint` of it. `laws[0]` is never drawn from, because block 0
+            takes an Euler step. It is there so that indices are those of the blocks.
+    Attributes:
+        side_bits: largest number of all blocks that draw; that of block k is `at(k).side_bits`.
+        reversible: whether the laws of all blocks that draw are.
+    """
+
+    def __init__(self, laws: Iterable[GammaLaw | str | float | Fraction]) -> None:
+        if isinstance(laws, str):
+            raise ValueError(f"laws={laws!r}: wanted a list with one law per block; set stack.gamma.laws")
+        self.laws = [as_law(law) for law in laws]
+        if not self.laws:
+            raise ValueError("laws=[]: wanted one law per block; set stack.gamma.laws")
+        self.reversible = all(law.reversible for law in self.laws[1:])
+
+    @property
+    def side_bits(self) -> int:
+        """Largest number of bits of side information per activation over the blocks that draw."""
+        return max((law.side_bits for law in self.laws[1:]), default=0)
+
+    def at(self, k: int) -> GammaLaw:
+        """Return the law of block k.
+
+        Raises:
+            ValueError: there is no law for block k.
+        """
+        if not 0 <= k < len(self.laws):
+            raise ValueError(f"block {k} has no gamma law: {len(self.laws)} were given; set stack.gamma.laws")
+        return self.laws[k].at(k)
+
+    def begin_pass(self) -> None:
+        """Tell every law, once also where one law stands for several blocks."""
+        for law in self._distinct():
+            law.begin_pass()
+
+    def sample(self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Gamma:
+        """Refuse: which law draws depends on the block.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(f"{self}: the law depends on the block; ask at(k).sample(...)")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the distinct laws, in the order of their first block."""
+        return {"laws": [law.state_dict() for law in self._distinct()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the states of the distinct laws.
+
+        Raises:
+            ValueError: `state` has another number of laws.
+        """
+        for law, own in zip(self._distinct(), state["laws"], strict=True):
+            law.load_state_dict(own)
+
+    def _distinct(self) -> list[GammaLaw]:
+        return list({id(law): law for law in self.laws}.values())
+
+    def __repr__(self) -> str:
+        return f"PerBlock({', '.join(map(repr, self.laws))})"
+
+
+def as_law(value: GammaLaw | str | float | Fraction) -> GammaLaw:
+    """Return a law as it is; a fraction becomes `TwoPoint` of it.
+
+    Raises:
+        TypeError: a class instead of a law. ValueError: not a fraction.
+    """
+    if isinstance(value, type):
+        raise TypeError(f'gamma={value!r} is a class: wanted a law such as TwoPoint("1/2"); set stack.gamma')
+    return value if isinstance(value, GammaLaw) else TwoPoint(value)

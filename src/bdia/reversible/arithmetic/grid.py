@@ -51,13 +51,14 @@ def largest_magnitude(*tensors: Tensor) -> Tensor:
     return reduce(torch.maximum, peaks)
 
 
-def check_range(peaks: list[tuple[int, Tensor]], bits: int) -> None:
+def check_range(peaks: list[tuple[int, Tensor]], bits: int, prefix: str = "stack.") -> None:
     """Raise GridOverflowError for the first block whose largest magnitude is outside the grid's exact range.
 
     Args:
         peaks: (block index, largest magnitude in units u as a 0-dim tensor), in block order. One device
             synchronisation in all.
         bits: the grid's `bits`.
+        prefix: stands before the setting's name in the message.
     """
     if not peaks:
         return
@@ -66,6 +67,6 @@ def check_range(peaks: list[tuple[int, Tensor]], bits: int) -> None:
             value, limit = peak / units(bits), UNIT_LIMIT / units(bits)
             raise GridOverflowError(
                 f"block {block}: residual stream reaches |x| = {value:g}; with bits={bits} it must stay below "
-                f"{limit:g} = 2^(24 - bits) to be exact. Lower stack.bits (RevViT: "
-                "stack.grid_bits), or the learning rate if it diverges"
+                f"{limit:g} = 2^(24 - bits) to be exact. Lower {prefix}bits (RevViT: "
+                f"{prefix}grid_bits), or the learning rate if it diverges"
             )

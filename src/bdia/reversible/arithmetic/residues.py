@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def check_side_bits(side_bits: int) -> None:
+def _check_side_bits(side_bits: int) -> None:
     if not 0 <= side_bits <= 8:
         raise ValueError(f"side_bits={side_bits}: wanted 0 to 8")
 
@@ -50,7 +50,7 @@ def pack_residues(side: Tensor, side_bits: int) -> Tensor:
     Raises:
         ValueError: side_bits outside 0..8.
     """
-    check_side_bits(side_bits)
+    _check_side_bits(side_bits)
     batch, _, length = packed_shape(side.shape, side_bits)
     count = math.prod(side.shape[1:])
     padded = F.pad(side.to(torch.int32).reshape(batch, count), (0, 8 * length - count))
@@ -59,6 +59,6 @@ def pack_residues(side: Tensor, side_bits: int) -> Tensor:
 
 def unpack_residues(packed: Tensor, side_bits: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
     """Invert `pack_residues`: int32 of the given shape (B, ...)."""
-    check_side_bits(side_bits)
+    _check_side_bits(side_bits)
     lanes = unpack_lanes(packed, side_bits)
     return lanes.reshape(shape[0], 8 * packed.shape[2])[:, : math.prod(shape[1:])].reshape(shape)

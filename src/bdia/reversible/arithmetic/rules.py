@@ -28,11 +28,12 @@ class GradientFactors(NamedTuple):
 class Rule(Protocol):
     """One update x_prev, x_curr, y -> x_next on the grid 2^-bits (None: off it).
 
-    `side_bits` per activation; `exact` where `invert` is bit for bit.
+    `side_bits` per activation; `invertible` where `invert` exists, `exact` where it is bit for bit.
     """
 
     bits: int | None
     side_bits: int
+    invertible: bool
     exact: bool
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
@@ -56,6 +57,7 @@ class EulerRule:
     """x_next = Q_l[y]: the standard transformer on the grid (on float32 with bits=None). No inverse in x_prev."""
 
     side_bits = 0
+    invertible = False
     exact = False
 
     def __init__(self, bits: int | None) -> None:
@@ -77,6 +79,7 @@ class EulerRule:
 class BdiaRule:
     """The exact BDIA step, paper section 4.3, with one fraction per sample."""
 
+    invertible = True
     exact = True
 
     def __init__(self, gamma: Gamma, bits: int, side_bits: int) -> None:
@@ -106,6 +109,7 @@ class FloatBdiaRule:
     """
 
     side_bits = 0
+    invertible = True
     exact = False
 
     def __init__(self, gamma: Tensor, bits: int | None) -> None:
@@ -139,6 +143,7 @@ class CouplingRule:
     """
 
     side_bits = 0
+    invertible = True
 
     def __init__(self, bits: int | None) -> None:
         self.bits, self.exact = bits, bits is not None

@@ -1,97 +1,72 @@
-"""The autograd nodes of the engine: entry to the grid, a block's skip connection, its update, the exit.
+"""The autograd nodes of the engine: a stand-in for a residual stream, a block's input, a block's update.
 
-They hold no activations. What must survive between forward and backward is the tape's.
+They hold no activations. What must survive between forward and backward is held by the pass (`passes.py`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from bdia.reversible.arithmetic.grid import quantize
-from bdia.reversible.arithmetic.rules import Rule
-
 if TYPE_CHECKING:
-    from bdia.reversible.engine.tape import Tape
+    from bdia.reversible.engine.passes import LayerUpdate
 
 
-class Enter(Function):
-    """Q_l[x] (a copy with bits=None), straight-through."""
+class Handle(Function):
+    """Stand for x_k in the graph: one number, expanded to x_k's shape, so that nothing keeps x_k alive.
 
-    @staticmethod
-    def forward(ctx, x: Tensor, bits: int | None) -> Tensor:
-        return x.clone() if bits is None else quantize(x, bits)
-
-    @staticmethod
-    def backward(ctx, grad_x: Tensor) -> tuple[Tensor, None]:
-        return grad_x, None
-
-
-class Skip(Function):
-    """Identity on x_curr before its block; in backward adds what the updates send to x_curr past the block.
-
-    Doing this after the block's backward rather than before it keeps fewer gradients alive while the block's
-    activations are. What an update sends to x_prev waits for the Skip of the block below, which had that state as
-    x_curr; only of states 0 and 1, RevViT's entering stream twice, the sum is autograd's.
+    The gradient passes unchanged: the grid is straight-through (dQ_l/dz = 1).
     """
-
-    @staticmethod
-    def forward(ctx, x_prev: Tensor | None, x_curr: Tensor, tape: Tape, k: int) -> Tensor:
-        ctx.tape, ctx.k = tape, k
-        return x_curr.view_as(x_curr)
-
-    @staticmethod
-    def backward(ctx, through_block: Tensor) -> tuple:
-        waits = ctx.k > 1
-        grad_x_prev = ctx.tape.grad_x_prev(ctx.k) if ctx.needs_input_grad[0] and not waits else None
-        return grad_x_prev, ctx.tape.grad_x_curr(ctx.k, through_block, ctx.needs_input_grad[0] and waits), None, None
-
-
-class Update(Function):
-    """One update rule as an autograd node, inside the checkpointed region of its block.
-
-    It saves an empty tensor, so its backward reaches for it, and checkpoint recomputes the whole region first: the
-    block, whatever it saves itself, and this node, which then inverts the update instead of taking it. `x_curr` is
-    an input only to order the graph: `Skip` sends its gradient.
-    """
-
-    @staticmethod
-    def forward(
-        ctx,
-        x_prev: Tensor | None,
-        x_curr: Tensor,
-        y: Tensor,
-        rule: Rule,
-        tape: Tape,
-        k: int,
-        again: bool,
-    ) -> Tensor:
-        ctx.rule, ctx.tape, ctx.k = rule, tape, k
-        ctx.save_for_backward(y.new_empty(0))
-        if again:
-            tape.reconstruct(k, rule, y)
-            return y.new_empty(0)
-        return tape.advance(k, rule, x_prev, x_curr, y)
-
-    @staticmethod
-    def backward(ctx, grad_x_next: Tensor) -> tuple:
-        ctx.tape.enter_backward(ctx.k)
-        _ = ctx.saved_tensors
-        return None, None, ctx.tape.grad_y(ctx.k, ctx.rule, grad_x_next), None, None, None, None
-
-
-class Guard(Function):
-    """Identity that saves its output: autograd then refuses a backward after the caller changed it in place."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        output = x.view_as(x)
-        ctx.save_for_backward(output)
-        return output
+        return x.new_empty((), dtype=torch.float32).expand(x.shape)
 
     @staticmethod
     def backward(ctx, grad_x: Tensor) -> Tensor:
-        _ = ctx.saved_tensors
         return grad_x
+
+
+class BlockInput(Function):
+    """Fetch the values of x_k from the pass. In backward, add the gradient that goes past the block.
+
+    Adding it after the block's backward, not before, keeps fewer gradients alive while the block's activations are.
+    """
+
+    @staticmethod
+    def forward(ctx, handle_prev: Tensor | None, handle_curr: Tensor, update: LayerUpdate, again: bool) -> Tensor:
+        ctx.update = update
+        return update.fetch(again)
+
+    @staticmethod
+    def backward(ctx, through_block: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        grad_x_curr, grad_x_prev = ctx.update.input_gradients(through_block, ctx.needs_input_grad[0])
+        return grad_x_prev, grad_x_curr, None, None
+
+
+class Update(Function):
+    """Take the update of one block; when the block is recomputed, invert it.
+
+    The node saves an empty tensor. When backward reads it, checkpoint reruns the block and this node. In that rerun
+    (`again`) the node inverts the update, which rebuilds x_{k-1}.
+
+    `x_curr` is an input only so that its node, `BlockInput`, is reached where y does not depend on it.
+    """
+
+    @staticmethod
+    def forward(ctx, x_curr: Tensor, y: Tensor, update: LayerUpdate, again: bool) -> Tensor:
+        ctx.update = update
+        ctx.save_for_backward(y.new_empty(0))
+        if again:
+            update.rebuild(y)
+            return y.new_empty(0)
+        return update.advance(y)
+
+    @staticmethod
+    def backward(ctx, grad_x_next: Tensor) -> tuple[None, Tensor, None, None]:
+        ctx.update.begin_backward(grad_x_next)
+        _ = ctx.saved_tensors
+        return None, ctx.update.grad_y(), None, None

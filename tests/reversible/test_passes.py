@@ -1,4 +1,4 @@
-"""The tape: what is refused, what is noticed, what stays valid."""
+"""A pass: what is refused, what is noticed, what stays valid."""
 
 import gc
 import warnings
@@ -10,6 +10,7 @@ from torch import nn
 
 from bdia.reversible import BdiaStack, Constant, GridOverflowError, ReversibilityError, RevVitStack, TwoPoint
 from bdia.reversible.arithmetic.reference import reference_forward
+from bdia.reversible.engine.passes import Pass
 
 REVERSIBLE = {
     "bdia": lambda blocks: BdiaStack(blocks, keep=0),
@@ -457,16 +458,16 @@ def test_training_mode_under_no_grad_gives_the_values_of_training_and_keeps_noth
 def test_a_forward_without_a_backward_is_released_without_the_garbage_collector():
     stack, x = BdiaStack(make_blocks(3), keep=0), make_tokens()
 
-    def tapes():
-        return sum(type(o).__name__ == "Tape" for o in gc.get_objects())
+    def passes():
+        return sum(type(o) is Pass for o in gc.get_objects())
 
     gc.collect()
     gc.disable()
     try:
-        before = tapes()
+        before = passes()
         out = stack(x)
-        held = tapes()
+        held = passes()
         del out
-        assert (held, tapes()) == (before + 1, before)
+        assert (held, passes()) == (before + 1, before)
     finally:
         gc.enable()
