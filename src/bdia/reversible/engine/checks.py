@@ -19,6 +19,13 @@ EVALUATION = (
 )
 
 
+OUTER_CHECKPOINT = (
+    "a reversible layer runs inside another activation checkpoint (gradient_checkpointing_enable(), "
+    "set_grad_checkpointing(), torch.utils.checkpoint): it frees activations by itself. Switch the other one off: "
+    "gradient_checkpointing_disable(), set_grad_checkpointing(False), or no checkpoint around the layers"
+)
+
+
 def tell(told: set[str], text: str) -> None:
     """Warn, once for each kind of text (the words before its colon) in `told`."""
     kind = text.split(":")[0]
@@ -99,11 +106,7 @@ def refuse_outer_checkpoint(starts_at: int | None) -> None:
     inside = hooks is not None and getattr(hooks[0], "__qualname__", "").startswith("_checkpoint_hook")
     recomputed_alone = torch._C._current_graph_task_id() != -1 and starts_at not in (None, 0)
     if inside or recomputed_alone:
-        raise RuntimeError(
-            "a reversible layer runs inside another activation checkpoint (gradient_checkpointing_enable(), "
-            "set_grad_checkpointing(), torch.utils.checkpoint): it frees activations by itself. Switch the other off: "
-            "gradient_checkpointing_disable(), set_grad_checkpointing(False), or no checkpoint around the layers"
-        )
+        raise RuntimeError(OUTER_CHECKPOINT)
 
 
 def short_pass(why: str, length: int) -> str:

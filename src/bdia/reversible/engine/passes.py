@@ -43,6 +43,7 @@ class PassLog:
 
     Attributes:
         told: what the user was warned of already.
+        largest: the largest |x| that any forward has shown on the grid; on an accelerator known after the backward.
         errors: update k -> max |rebuilt - true| of x_{k-1}, once the backward ran; where the rule's inverse is inexact
             and `verify` is set.
         side_bytes: bytes of residues. rebuilt: number of streams that backward rebuilds. freed: bytes of these streams,
@@ -51,6 +52,7 @@ class PassLog:
 
     def __init__(self) -> None:
         self.told: set[str] = set()
+        self.largest = 0.0
         self.start()
 
     def start(self) -> None:
@@ -181,7 +183,8 @@ class Pass:
     def _check_range(self) -> None:
         peaks, self._peaks = self._peaks, []
         if self.settings.bits is not None:
-            check_range(peaks, self.settings.bits, self.settings.prefix)
+            largest = check_range(peaks, self.settings.bits, self.settings.prefix)
+            self.settings.log.largest = max(largest, self.settings.log.largest)
 
     # --- backward ---
 

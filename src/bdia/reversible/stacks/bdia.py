@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from bdia.reversible.arithmetic.gamma import Gamma, GammaLaw, TwoPoint, as_fraction, constant_gamma
-from bdia.reversible.arithmetic.grid import check_bits
+from bdia.reversible.arithmetic.grid import check_bits, finest_grid
 from bdia.reversible.arithmetic.rules import BdiaRule, EulerRule, FloatBdiaRule, Rule
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import Chain, OpenPass
 from bdia.reversible.engine.passes import PassLog, PassSettings
 from bdia.reversible.engine.recompute import saved_operations
 from bdia.reversible.stacks.base import BlockStack, Recomputation, check_kernel, check_stream
-from bdia.reversible.stacks.calls import LayerCall, check_caches
+from bdia.reversible.stacks.calls import LayerCall, NotAStreamError, check_caches
 from bdia.reversible.stacks.engage import disengage, engage
+
+FIRST_BITS = 9  # of bits="auto", until a forward has shown the range; the paper's
 
 
 class BdiaUpdates(Recomputation):
@@ -33,7 +35,7 @@ class BdiaUpdates(Recomputation):
         self,
         layers: Sequence[nn.Module],
         gamma: GammaLaw | None,
-        bits: int | None,
+        bits: int | Literal["auto"] | None,
         keep: int | Collection[int],
         backward: Literal["reversible", "stored"],
         eval_gamma: float | str | Fraction,
@@ -50,7 +52,8 @@ class BdiaUpdates(Recomputation):
         self.gamma = TwoPoint("1/2") if gamma is None else gamma
         if not hasattr(self.gamma, "sample") or isinstance(self.gamma, type):
             raise TypeError(f'gamma={gamma!r}: wanted a law such as TwoPoint("1/2"); set {prefix}gamma')
-        self.bits = None if bits is None else check_bits(bits, f"{prefix}bits")
+        self.chooses_bits = bits == "auto"
+        self.bits = None if bits is None else check_bits(FIRST_BITS if bits == "auto" else bits, f"{prefix}bits")
         if backward not in ("reversible", "stored"):
             raise ValueError(f'backward={backward!r}: wanted "reversible" or "stored"; set {prefix}backward')
         if backward == "reversible" and not self.gamma.reversible:
@@ -64,6 +67,8 @@ class BdiaUpdates(Recomputation):
 
     def open_pass(self, x: Tensor, training: bool, dtype: torch.dtype = torch.float32) -> OpenPass:
         """Start a forward at the stream x; streams are handed out in `dtype`."""
+        if self.chooses_bits and self.log.largest:
+            self.bits, self.chooses_bits = finest_grid(self.log.largest), False
         bits = self.bits if training or self.quantize_eval else None
         keeps = self.kept(self.chain.length, training).__contains__
         if not training or self.backward == "stored" or not torch.is_grad_enabled():
@@ -104,13 +109,30 @@ class BdiaUpdates(Recomputation):
         if not (training or self.quantize_eval or self.eval_gamma):
             return self._plain(original, args, kwargs)
         call = LayerCall(original, args, kwargs, self.prefix)
-        recomputes = self.backward == "reversible" and training and torch.is_grad_enabled()
-        if recomputes:
-            call.drop_caches()
+        flows = training and torch.is_grad_enabled()
+        recomputes = self.backward == "reversible" and flows
+        if flows:
+            call.drop_caches(refuses_filled=recomputes)
+        if recomputes and getattr(layer, "gradient_checkpointing", False):
+            raise RuntimeError(checks.OUTER_CHECKPOINT)
         dtype = call.stream.dtype
         inner = self.bind(layer, call.run, recomputes, (), {})
-        x = self.chain.call(lambda x: self.open_pass(x, training, dtype), inner, call.stream, place, layer)
+        try:
+            x = self.chain.call(lambda x: self.open_pass(x, training, dtype), inner, call.stream, place, layer)
+        except NotAStreamError:
+            return self.not_a_stream(layer, place, original, args, kwargs)
         return call.finish(x)
+
+    def not_a_stream(self, layer: nn.Module, place: int, original: Callable, args: tuple, kwargs: dict) -> Any:
+        """A layer changed the stream's shape. A stack refuses it; a converted model lets it be an ordinary layer.
+
+        Raises:
+            TypeError: always, here.
+        """
+        raise TypeError(
+            f"block {place} ({type(layer).__name__}) returned nothing of its residual stream's shape: wrap the block "
+            "so that it does"
+        )
 
     def _plain(self, original: Callable, args: tuple, kwargs: dict) -> Any:
         """The layer as it is, in evaluation mode; where gradients flow through it, say that it stores everything."""
@@ -146,7 +168,8 @@ class BdiaStack(BlockStack, BdiaUpdates):
     Args:
         blocks: any residual blocks, y = block(x, *args, **kwargs) of x's shape.
         gamma: law of gamma_k in training.
-        bits: grid 2^-bits; None is the float form, whose inverse is inexact (the paper's Fig. 2).
+        bits: grid 2^-bits; None is the float form, whose inverse is inexact (the paper's Fig. 2). "auto": 9 in the
+            first training forward, then the finest grid that holds four times its largest value.
         keep: number of trailing blocks that keep their activations, or the indices of the blocks that do. Each saves
             its recomputation, a third of its forward and backward, and costs its activations.
         backward: "reversible" drops and rebuilds the streams; "stored" keeps every activation (same bits).
@@ -171,7 +194,7 @@ class BdiaStack(BlockStack, BdiaUpdates):
         self,
         blocks: Iterable[nn.Module],
         gamma: GammaLaw | None = None,
-        bits: int | None = 9,
+        bits: int | Literal["auto"] | None = 9,
         keep: int | Collection[int] = 1,
         backward: Literal["reversible", "stored"] = "reversible",
         eval_gamma: float | str | Fraction = 0,

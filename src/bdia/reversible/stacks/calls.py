@@ -7,7 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params", "cache", "state")
+CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params", "cache")
+
+
+class NotAStreamError(Exception):
+    """A layer returned nothing of its stream's shape."""
 
 
 class LayerCall:
@@ -40,6 +44,8 @@ class LayerCall:
         out = self._original(*self._args, **self._kwargs, **{self._name: x}) if self._name else self._positional(x)
         y, rest = split_output(out, x)
         if not self._ran:
+            if not isinstance(y, Tensor) or y.shape != x.shape:
+                raise NotAStreamError(out)
             self._ran = True
             self._rest.append(rest)
         return y
@@ -51,25 +57,27 @@ class LayerCall:
         """Return what the layer would have returned, with x_{k+1} in the place of y_k."""
         return self._rest.pop()(x_next)
 
-    def drop_caches(self) -> None:
-        """Switch key/value caches off: a layer that is recomputed would append to them twice.
+    def drop_caches(self, refuses_filled: bool) -> None:
+        """Switch empty key/value caches off: a layer that is recomputed would append to them twice.
 
         Raises:
-            RuntimeError: the cache holds something already.
+            RuntimeError: the cache holds something already, and the layer will be recomputed.
         """
         if self._kwargs.get("use_cache"):
             self._kwargs["use_cache"] = False
-        for name in CACHES:
-            if name in self._kwargs and _is_cache(name, self._kwargs[name]):
-                _refuse_filled(name, self._kwargs[name], self._prefix)
-                self._kwargs[name] = None
-        self._args = tuple(self._without(a) for a in self._args)
+        self._kwargs = {n: self._without_cache(n, value, refuses_filled) for n, value in self._kwargs.items()}
+        names = [*_positional_names(self._original), *[""] * len(self._args)]
+        behind_stream = zip(names[1:], self._args, strict=False)
+        self._args = tuple(self._without_cache(n, value, refuses_filled) for n, value in behind_stream)
 
-    def _without(self, argument: Any) -> Any:
-        if not _is_cache("", argument):
-            return argument
-        _refuse_filled(type(argument).__name__, argument, self._prefix)
-        return None
+    def _without_cache(self, name: str, value: Any, refuses_filled: bool) -> Any:
+        if not _is_cache(name, value):
+            return value
+        if not _is_filled(value):
+            return None
+        if refuses_filled:
+            raise RuntimeError(_cache_refusal(name or type(value).__name__, self._prefix))
+        return value
 
 
 def check_caches(args: tuple, kwargs: Mapping[str, Any], prefix: str) -> None:
@@ -103,14 +111,18 @@ def _rebuilt(kind: type, values: list) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _first_parameter(function: Callable[..., Any]) -> str | None:
-    parameters = inspect.signature(function).parameters
-    return next((n for n, p in parameters.items() if n != "self" and p.kind is p.POSITIONAL_OR_KEYWORD), None)
+def _names_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return tuple(n for n, p in inspect.signature(function).parameters.items() if p.kind in kinds and n != "self")
+
+
+def _positional_names(original: Callable[..., Any]) -> tuple[str, ...]:
+    return _names_of(getattr(original, "__func__", original))
 
 
 def _stream_name(original: Callable[..., Any], given: tuple[str, ...]) -> str:
-    name = _first_parameter(getattr(original, "__func__", original))
-    return name if name in given else next(iter(given), "")
+    names = _positional_names(original)
+    return names[0] if names and names[0] in given else next(iter(given), "")
 
 
 def _describe(original: Callable[..., Any]) -> str:
@@ -121,17 +133,15 @@ def _describe(original: Callable[..., Any]) -> str:
 def _is_cache(name: str, value: Any) -> bool:
     if value is None or isinstance(value, Tensor | bool | int | float | str):
         return False
-    return name in CACHES[:-1] or type(value).__name__.endswith("Cache")
+    return name in CACHES or type(value).__name__.endswith("Cache")
 
 
-def _refuse_filled(name: str, cache: Any, prefix: str) -> None:
+def _is_filled(cache: Any) -> bool:
     length = getattr(cache, "get_seq_length", None)
     try:
-        filled = length() if callable(length) else len(cache) if hasattr(cache, "__len__") else 1
-    except (TypeError, ValueError, IndexError):
-        filled = 0
-    if filled:
-        raise RuntimeError(_cache_refusal(name, prefix))
+        return bool(length() if callable(length) else len(cache) if hasattr(cache, "__len__") else True)
+    except (TypeError, ValueError, IndexError, AttributeError):  # of an empty one, in some versions
+        return False
 
 
 def _cache_refusal(name: str, prefix: str) -> str:
