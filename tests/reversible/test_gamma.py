@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bdia.reversible import Constant, Discrete, Gamma, PerBlock, Ramp, TwoPoint, Uniform
-from bdia.reversible.gamma import GammaMeanWarning, as_fraction, as_law
+from bdia.reversible.arithmetic.gamma import GammaMeanWarning, as_fraction, as_law
 
 
 def quiet(law, *args, **kwargs):
