@@ -22,10 +22,11 @@ from gamma_study.laws import Variant, variants
 from gamma_study.models import CONTEXT, all_windows, pretrained
 from gamma_study.settings import LLAMA, MODELS, Cell, Settings, full_settings, quick_settings
 from gamma_study.table import markdown
-from gamma_study.training import best_learning_rate, evaluation_loss, finetune
+from gamma_study.texts import Texts
+from gamma_study.training import Budget, best_learning_rate, evaluation_loss, finetune
 
 ROOT = Path(__file__).resolve().parents[2]
-LAST_WINDOWS = 128  # of the pretraining text, on which the loss before fine-tuning is measured
+LAST_WINDOWS = 96  # of the pretraining text, on which the loss before fine-tuning is measured
 
 
 class Study:
@@ -77,10 +78,7 @@ class Study:
         """Choose the learning rate of a cell for the standard model."""
         rows = []
         for lr in cell.rates:
-            row, _ = finetune(
-                self.models[cell.model], self._texts(cell), cell.method, self.variants[0], self.settings.tuning_seed, lr,
-                cell.budget, self.old_windows[cell.model],
-            )  # fmt: skip
+            row, _ = self._train(cell, self.variants[0], self.settings.tuning_seed, lr, cell.budget)
             rows.append({"cell": cell.name, "lr": lr, "val": row["val"]})
             _say(f"{cell.name}: learning rate {lr:g}: {row['val'][-1][1]:.4f}")
         chosen = best_learning_rate(rows)
@@ -95,10 +93,7 @@ class Study:
         return cell, described
 
     def _finetune(self, cell: Cell, variant: Variant, seed: int, lr: float) -> None:
-        row, _ = finetune(
-            self.models[cell.model], self._texts(cell), cell.method, variant, seed, lr, cell.budget,
-            self.old_windows[cell.model],
-        )  # fmt: skip
+        row, _ = self._train(cell, variant, seed, lr, cell.budget)
         self.document["runs"].append(
             {"cell": cell.name, "law": variant.name, "seed": seed, "bits": variant.bits, **row}
         )
@@ -116,10 +111,7 @@ class Study:
         budget = cell.budget._replace(steps=steps, eval_every=steps)
         weights = []
         for backward in ("stored", "reversible"):
-            _, model = finetune(
-                self.models[cell.model], self._texts(cell), cell.method, variant, 0, cell.rates[0], budget,
-                self.old_windows[cell.model], backward,
-            )  # fmt: skip
+            _, model = self._train(cell, variant, 0, cell.rates[0], budget, backward)
             weights.append(model.state_dict())
         equal = all(torch.equal(a, b) for a, b in zip(*(state.values() for state in weights), strict=True))
         return {"cell": cell.name, "law": variant.name, "steps": steps, "equal": equal}
@@ -133,7 +125,13 @@ class Study:
             windows = self.old_windows[name.split(", ")[0]]
             self.document["grids"] += grid_rows(name, model, windows)
 
-    def _texts(self, cell: Cell) -> Any:
+    def _train(
+        self, cell: Cell, variant: Variant, seed: int, lr: float, budget: Budget, backward: str = "stored"
+    ) -> tuple[dict[str, Any], torch.nn.Module]:
+        model, old_windows = self.models[cell.model], self.old_windows[cell.model]
+        return finetune(model, self._texts(cell), cell.method, variant, seed, lr, budget, old_windows, backward)
+
+    def _texts(self, cell: Cell) -> Texts:
         return MODELS[cell.model].texts(self.data_dir, cell.train_size, self.settings.val_size)
 
     def _write(self, path: Path) -> None:

@@ -48,7 +48,7 @@ def by_seed(runs: Sequence[Mapping[str, Any]], cell: str, law: str, value: str =
 
 
 def most_side_bits(runs: Sequence[Mapping[str, Any]], law: str) -> float:
-    """Most bits of side information per activation that any pass of the law needed, mean over the blocks of the pass."""
+    """Most bits of side information per activation in any pass of the law; mean over the blocks of a pass."""
     return max(bits for run in runs if run["law"] == law for _, bits in run["side_bits"])
 
 

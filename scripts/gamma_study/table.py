@@ -99,10 +99,10 @@ def _rule(document: Mapping[str, Any], cells: Sequence[str]) -> str:
         else f"No law stays within the margin. The one whose worst cell costs least is **{law}**."
     )
     lines = [
-        f"## The default for pretrained weights\n\nRule, fixed before the study ran: of the laws whose final validation "
-        f"loss is at most {MARGIN:g} nat above that of the standard model in each of these cells (mean over the "
-        "seeds), take the one that needs the fewest side bits in its most expensive pass; of equal ones, that with the "
-        f"lower mean cost. {answer}\n",
+        "## The default for pretrained weights\n\nRule, fixed before the study ran: of the laws whose final "
+        f"validation loss is at most {MARGIN:g} nat above that of the standard model in each of these cells (mean over "
+        "the seeds), take the one that needs the fewest side bits in its most expensive pass; of equal ones, that with "
+        f"the lower mean cost. {answer}\n",
         _table(["gamma", *cells, "worst cell within the margin"], rows),
         *_findings(cost),
     ]

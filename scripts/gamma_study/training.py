@@ -67,13 +67,10 @@ def finetune(
     val = all_windows(texts.val.tokens())[: budget.eval_windows]
     blocks = pretrained.config.num_hidden_layers
     model, law = _converted(prepare(pretrained, method, seed, budget.lora_rank), variant, budget.steps, backward)
-    probe, _ = _converted(prepare(pretrained, method, seed, budget.lora_rank), variant, budget.steps, backward)
-    row = {
-        "loss_after_conversion": training_loss(probe, val, seed),
-        "pretrain_loss_after_conversion": training_loss(probe, old_windows, seed),
-        "side_bits": [],
-    }
-    del probe
+    row: dict[str, Any] = {"side_bits": []}
+    for name, windows in (("loss_after_conversion", val), ("pretrain_loss_after_conversion", old_windows)):
+        probe, _ = _converted(prepare(pretrained, method, seed, budget.lora_rank), variant, budget.steps, backward)
+        row[name] = training_loss(probe, windows, seed)  # of a copy: a ramp counts these passes too
     curve = [(0, evaluation_loss(model, val))]
     generator, tokens = torch.Generator().manual_seed(seed), texts.train.tokens()
     torch.manual_seed(seed)
