@@ -65,21 +65,21 @@ class Settings:
     check_laws: tuple[str, ...] = ("±1/16", "ramp ±1/32 to ±1/2")
 
 
-FULL_RATES, LORA_RATES = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2)
+FULL_RATES, LORA_RATES = (3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 3e-2)
 LITTLE_RATES = (3e-5, 1e-4, 3e-4)
 LITTLE_LAWS = (STANDARD, "±1/2", "±1/4", "±1/8", "±1/16", "ramp ±1/32 to ±1/2")
 
 
 def full_settings() -> Settings:
     """The whole study: four cells that the rule looks at, and one with so little text that training over-fits."""
-    budget = Budget(steps=120, batch=8, eval_every=25, eval_windows=96, lora_rank=8)
+    budget = Budget(steps=200, batch=8, eval_every=25, eval_windows=96, lora_rank=8)
     long = budget._replace(steps=250)
     return Settings(
         (
-            Cell(f"{GPT2}, full", GPT2, "full", 32768, budget, FULL_RATES),
-            Cell(f"{GPT2}, LoRA", GPT2, "lora", 32768, budget, LORA_RATES),
-            Cell(f"{LLAMA}, full", LLAMA, "full", 49152, budget, FULL_RATES),
-            Cell(f"{LLAMA}, LoRA", LLAMA, "lora", 49152, budget, LORA_RATES),
+            Cell(f"{GPT2}, full", GPT2, "full", 49152, budget, FULL_RATES),
+            Cell(f"{GPT2}, LoRA", GPT2, "lora", 49152, budget, LORA_RATES),
+            Cell(f"{LLAMA}, full", LLAMA, "full", 65536, budget, FULL_RATES),
+            Cell(f"{LLAMA}, LoRA", LLAMA, "lora", 65536, budget, LORA_RATES),
             Cell(f"{LLAMA}, full, little text", LLAMA, "full", 8192, long, LITTLE_RATES, False, LITTLE_LAWS),
         )
     )
