@@ -3,7 +3,7 @@
 Two small decoders are pretrained as standard models (once; kept in runs/pretrained). Each is then fine-tuned on a
 small text of another kind, fully and with LoRA, as the standard model and converted by `bdia.convert` with several
 laws of gamma, three seeds each. Validation is always that of the standard model. The learning rate of a cell is the
-standard model's best of three or four. Training takes backward="stored", whose weights equal those of "reversible"; a
+standard model's best of three. Training takes backward="stored", whose weights equal those of "reversible"; a
 check compares both. A last part measures what the grid alone costs, from 5 to 15 bits.
 
 The rule for the default, fixed before the first run. A law is acceptable if its final validation loss, mean over the

@@ -26,7 +26,6 @@ from gamma_study.texts import Texts
 from gamma_study.training import Budget, best_learning_rate, evaluation_loss, finetune
 
 ROOT = Path(__file__).resolve().parents[2]
-LAST_WINDOWS = 96  # of the pretraining text, on which the loss before fine-tuning is measured
 
 
 class Study:
@@ -67,7 +66,7 @@ class Study:
         s, model = self.settings, MODELS[name]
         text = model.texts(self.data_dir, s.cells[0].train_size, s.val_size).pretrain
         net, _ = pretrained(model.make, text, s.pretrain_steps, s.pretrain_batch, s.pretrain_rate, cache_dir)
-        self.models[name], self.old_windows[name] = net, all_windows(text.tokens())[-LAST_WINDOWS:]
+        self.models[name], self.old_windows[name] = net, all_windows(text.tokens())[-s.old_windows :]
         self.document["models"][name] = {
             "layers": net.config.num_hidden_layers, "width": net.config.hidden_size,
             "parameters": sum(p.numel() for p in net.parameters()), "pretrain_text": text.source,

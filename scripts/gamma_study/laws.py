@@ -29,8 +29,8 @@ def variants(bits: int, coarse_bits: int) -> list[Variant]:
         *constant,
         Variant("ramp ±1/32 to ±1/2", lambda blocks, steps: ramp_to("1/2", steps), bits),
         Variant("ramp ±1/32 to ±1/4", lambda blocks, steps: ramp_to("1/4", steps), bits),
-        Variant("grows with the block, ±1/32 to ±1/4", lambda blocks, steps: per_block(blocks, 5, 2), bits),
-        Variant("shrinks with the block, ±1/4 to ±1/32", lambda blocks, steps: per_block(blocks, 2, 5), bits),
+        Variant("grows with the block, ±1/32 to ±1/4", lambda blocks, steps: per_block(blocks), bits),
+        Variant("shrinks with the block, ±1/4 to ±1/32", lambda blocks, steps: per_block(blocks, shrinks=True), bits),
         Variant(f"±1/16 on {coarse_bits} bits", lambda blocks, steps: TwoPoint("1/16"), coarse_bits),
     ]
 
@@ -41,11 +41,12 @@ def ramp_to(largest: str, steps: int) -> Ramp:
     return Ramp(values[::-1], every=max(1, steps // 10))
 
 
-def per_block(blocks: int, first: int, last: int) -> PerBlock:
-    """1/2^first at block 1, 1/2^last at the last block, exponents on a line between them, rounded."""
+def per_block(blocks: int, shrinks: bool = False) -> PerBlock:
+    """1/32 at block 1 up to 1/4 at the last block, evenly spaced powers of two; the other way round if it shrinks."""
     span = max(1, blocks - 2)
-    exponents = [first + round((last - first) * max(0, k - 1) / span) for k in range(blocks)]
-    return PerBlock([f"1/{2**exponent}" for exponent in exponents])
+    exponents = [5 - round(3 * place / span) for place in range(blocks - 1)]
+    exponents = exponents[::-1] if shrinks else exponents
+    return PerBlock(["1/32", *(f"1/{2**exponent}" for exponent in exponents)])  # block 0 draws no gamma
 
 
 def side_bits(law: GammaLaw | None, blocks: int) -> float | None:

@@ -49,7 +49,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that the numbers depend on beside the code and the texts."""
+    """Everything that the numbers depend on beside the code and the texts.
+
+    `old_windows` is the number of windows of the pretraining text on which losses before fine-tuning are measured.
+    """
 
     cells: tuple[Cell, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -57,6 +60,7 @@ class Settings:
     bits: int = 13
     coarse_bits: int = 9
     val_size: int = 8193
+    old_windows: int = 64
     pretrain_steps: int = 2000
     pretrain_batch: int = 32
     pretrain_rate: float = 3e-3
@@ -65,21 +69,22 @@ class Settings:
     check_laws: tuple[str, ...] = ("±1/16", "ramp ±1/32 to ±1/2")
 
 
-FULL_RATES, LORA_RATES = (3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 3e-2)
+FULL_RATES, LORA_RATES = (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2)
+LLAMA_FULL_RATES, LLAMA_LORA_RATES = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2)
 LITTLE_RATES = (3e-5, 1e-4, 3e-4)
 LITTLE_LAWS = (STANDARD, "±1/2", "±1/4", "±1/8", "±1/16", "ramp ±1/32 to ±1/2")
 
 
 def full_settings() -> Settings:
     """The whole study: four cells that the rule looks at, and one with so little text that training over-fits."""
-    budget = Budget(steps=200, batch=8, eval_every=25, eval_windows=96, lora_rank=8)
-    long = budget._replace(steps=250)
+    budget = Budget(steps=100, batch=8, eval_every=25, eval_windows=96, lora_rank=8)
+    long = budget._replace(steps=200)
     return Settings(
         (
-            Cell(f"{GPT2}, full", GPT2, "full", 49152, budget, FULL_RATES),
-            Cell(f"{GPT2}, LoRA", GPT2, "lora", 49152, budget, LORA_RATES),
-            Cell(f"{LLAMA}, full", LLAMA, "full", 65536, budget, FULL_RATES),
-            Cell(f"{LLAMA}, LoRA", LLAMA, "lora", 65536, budget, LORA_RATES),
+            Cell(f"{GPT2}, full", GPT2, "full", 32768, budget, FULL_RATES),
+            Cell(f"{GPT2}, LoRA", GPT2, "lora", 32768, budget, LORA_RATES),
+            Cell(f"{LLAMA}, full", LLAMA, "full", 32768, budget, LLAMA_FULL_RATES),
+            Cell(f"{LLAMA}, LoRA", LLAMA, "lora", 32768, budget, LLAMA_LORA_RATES),
             Cell(f"{LLAMA}, full, little text", LLAMA, "full", 8192, long, LITTLE_RATES, False, LITTLE_LAWS),
         )
     )
@@ -94,5 +99,5 @@ def quick_settings() -> Settings:
             Cell(f"{LLAMA}, full", LLAMA, "full", 2048, budget, FULL_RATES[:1]),
             Cell(f"{LLAMA}, full, little text", LLAMA, "full", 1024, budget, FULL_RATES[:1], False, LITTLE_LAWS[:2]),
         ),
-        seeds=(0, 1), val_size=513, pretrain_steps=2, pretrain_batch=2, check_steps=2,
+        seeds=(0, 1), val_size=513, old_windows=2, pretrain_steps=2, pretrain_batch=2, check_steps=2,
     )  # fmt: skip

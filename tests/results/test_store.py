@@ -33,7 +33,7 @@ def test_a_record_is_never_overwritten(tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "", ".hidden", "tables", "bench"])
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "", ".hidden", "tables", "bench", "finetune_gamma"])
 def test_an_experiment_that_cannot_name_its_folder_is_refused(tmp_path, name):
     with pytest.raises(RecordError, match="experiment: saw"):
         write_record(make_record(experiment=name), tmp_path)
@@ -56,7 +56,7 @@ def test_a_record_under_a_foreign_name_is_an_error(tmp_path):
 
 def test_folders_beside_the_experiments_are_not_read(tmp_path):
     write_record(make_record(), tmp_path)
-    for name in ("tables", "bench"):
+    for name in ("tables", "bench", "finetune_gamma"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "other.json").write_text("[]")
     assert len(read_records(tmp_path)) == 1
