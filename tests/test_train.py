@@ -64,6 +64,15 @@ def test_an_interrupted_and_resumed_run_ends_with_the_bits_of_the_uninterrupted_
     assert rows(found, without) == rows(wanted, without)
 
 
+def test_a_resumed_run_goes_on_at_the_ramp_s_present_gamma(tiny, add_callbacks, tmp_path):
+    ramp = ("gamma@stack.gamma=ramp", "stack.gamma.every=3", *SEVERAL_BATCHES)  # 15 batches: one value each third
+    cfg, whole = (
+        tiny(*ramp),
+        tiny(*ramp, *(f"paths.{name}={tmp_path / 'whole' / name}" for name in ("runs", "results"))),
+    )
+    assert_resumes_exactly(cfg, whole, add_callbacks, INTERRUPTIONS["SIGTERM in mid-epoch"], batches=15)
+
+
 def test_a_run_stopped_between_accumulated_batches_keeps_their_gradients(tiny, add_callbacks, tmp_path):
     more = ("data.train_per_class=6", "trainer.accumulate_grad_batches=3", "trainer.max_epochs=2")
     cfg, whole = tiny(*more), tiny(*more, f"paths.runs={tmp_path / 'whole'}")

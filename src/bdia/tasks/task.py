@@ -10,6 +10,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from bdia.reversible import GammaLaw
+
+
+def gamma_laws(net: nn.Module) -> list[GammaLaw]:
+    """Return the laws that the stacks of a network draw gamma from, each once, in the order of its modules."""
+    laws = (getattr(module, "gamma", None) for module in net.modules())
+    return list({id(law): law for law in laws if isinstance(law, GammaLaw)}.values())
+
 
 class Task(LightningModule):
     """A model, its optimizer and its schedule.
@@ -79,12 +87,15 @@ class Task(LightningModule):
         optimizer.zero_grad(set_to_none=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what gradient accumulation holds so far; there are no gradients between optimizer steps."""
+        """Save the gradients of a started accumulation (else there are none), and how far the laws of gamma are."""
         checkpoint["gradients"] = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
+        checkpoint["gamma_laws"] = [law.state_dict() for law in gamma_laws(self.net)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep them until training starts: Lightning clears gradients before."""
+        """Restore the laws of gamma; keep the gradients until training starts, because Lightning clears them before."""
         self.gradients = checkpoint.get("gradients", {})
+        for law, state in zip(gamma_laws(self.net), checkpoint.get("gamma_laws", ()), strict=False):
+            law.load_state_dict(state)
 
     def on_train_start(self) -> None:
         """Restore them."""
