@@ -11,11 +11,10 @@ from transformers import PreTrainedModel
 import bdia
 from bdia.reversible import Constant, GammaLaw, TwoPoint
 
-GRIDS = (5, 7, 9, 11, 13, 15)
 LAWS = {"0": lambda: Constant("0"), "±1/16": lambda: TwoPoint("1/16")}
 
 
-def grid_rows(name: str, model: PreTrainedModel, windows: Tensor, grids: Sequence[int] = GRIDS) -> list[dict[str, Any]]:
+def grid_rows(name: str, model: PreTrainedModel, windows: Tensor, grids: Sequence[int]) -> list[dict[str, Any]]:
     """Measure every grid, with gamma = 0 (the grid alone) and with +-1/16 (the grid and a small gamma).
 
     Returns:

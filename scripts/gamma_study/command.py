@@ -122,7 +122,7 @@ class Study:
             models[f"{LLAMA}, stream scaled to {small:g}"] = with_small_stream(models[LLAMA], small)
         for name, model in models.items():
             windows = self.old_windows[name.split(", ")[0]]
-            self.document["grids"] += grid_rows(name, model, windows)
+            self.document["grids"] += grid_rows(name, model, windows, self.settings.grids)
 
     def _train(
         self, cell: Cell, variant: Variant, seed: int, lr: float, budget: Budget, backward: str = "stored"

@@ -66,12 +66,14 @@ class Settings:
     pretrain_rate: float = 3e-3
     check_steps: int = 10
     small_rms: float = 0.01
+    grids: tuple[int, ...] = (5, 7, 9, 11, 13, 15)
     check_laws: tuple[str, ...] = ("±1/16", "ramp ±1/32 to ±1/2")
 
 
 FULL_RATES, LORA_RATES = (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2)
 LLAMA_FULL_RATES, LLAMA_LORA_RATES = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2)
 LITTLE_RATES = (3e-5, 1e-4, 3e-4)
+QUICK_LAWS = (STANDARD, "±1/16", "shrinks with the block, ±1/4 to ±1/32")
 LITTLE_LAWS = (STANDARD, "±1/2", "±1/4", "±1/8", "±1/16", "ramp ±1/32 to ±1/2")
 
 
@@ -95,9 +97,9 @@ def quick_settings() -> Settings:
     budget = Budget(steps=2, batch=2, eval_every=1, eval_windows=2, lora_rank=2)
     return Settings(
         (
-            Cell(f"{GPT2}, LoRA", GPT2, "lora", 2048, budget, LORA_RATES[:2]),
-            Cell(f"{LLAMA}, full", LLAMA, "full", 2048, budget, FULL_RATES[:1]),
+            Cell(f"{GPT2}, LoRA", GPT2, "lora", 2048, budget, LORA_RATES[:2], laws=QUICK_LAWS),
+            Cell(f"{LLAMA}, full", LLAMA, "full", 2048, budget, FULL_RATES[:1], laws=QUICK_LAWS),
             Cell(f"{LLAMA}, full, little text", LLAMA, "full", 1024, budget, FULL_RATES[:1], False, LITTLE_LAWS[:2]),
         ),
-        seeds=(0, 1), val_size=513, old_windows=2, pretrain_steps=2, pretrain_batch=2, check_steps=2,
+        seeds=(0, 1), grids=(7, 11), val_size=513, old_windows=2, pretrain_steps=2, pretrain_batch=2, check_steps=2,
     )  # fmt: skip
