@@ -19,7 +19,7 @@ def block(heading):
     return compile(code, f"{PAGE.name}: {heading}", "exec")
 
 
-def run_block(heading, backward, **names):
+def run_block(heading, backward, seed=0, **names):
     """Run a block of the page with `bdia.convert` set to `backward`; return its names, and the report as `report`."""
     reports = []
     convert = bdia.convert
@@ -27,7 +27,7 @@ def run_block(heading, backward, **names):
         patch.setattr(
             bdia, "convert", lambda *a, **k: reports.append(convert(*a, **k, backward=backward)) or reports[-1]
         )
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         exec(block(heading), names)
     (names["report"],) = reports
     return names
