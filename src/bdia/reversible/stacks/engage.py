@@ -43,7 +43,10 @@ def original(layer: nn.Module, before: Callable[..., Any] | None) -> Callable[..
     return type(layer).forward.__get__(layer)
 
 
-@functools.partial(torch.compiler.disable, recursive=False)  # checkpoint does not trace
+OUTSIDE = "the BDIA update between layers runs outside compiled code: compile the model without fullgraph=True, or layers"
+
+
+@functools.partial(torch.compiler.disable, recursive=False, reason=OUTSIDE)  # checkpoint does not trace
 def _run(
     layer: nn.Module, owner: BdiaUpdates, place: int, before: Callable[..., Any] | None, *args: Any, **kwargs: Any
 ) -> Any:
