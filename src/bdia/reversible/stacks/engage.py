@@ -43,7 +43,9 @@ def original(layer: nn.Module, before: Callable[..., Any] | None) -> Callable[..
     return type(layer).forward.__get__(layer)
 
 
-OUTSIDE = "the BDIA update between layers runs outside compiled code: compile the model without fullgraph=True, or layers"
+OUTSIDE = (
+    "the BDIA update between layers runs outside compiled code: compile the model without fullgraph=True, or layers"
+)
 
 
 @functools.partial(torch.compiler.disable, recursive=False, reason=OUTSIDE)  # checkpoint does not trace
