@@ -289,7 +289,7 @@ class LayerUpdate:
             x = p.state(self.k + 1)
             del p.states[self.k + 1]
             x = x.clone() if held_elsewhere(x) else x
-            if p._dropped[prev].alive():
+            if prev not in p._copies and p._dropped[prev].alive():
                 p._held.append(prev)
             checked = prev in p._sums
             tensors = p.rows(x), p.rows(p.states[self.k]), p.rows(y)
