@@ -6,18 +6,19 @@ before the class's method. So hooks, wrappers and hand-written loops call the la
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch._C._dynamo.eval_frame import set_eval_frame
 
 if TYPE_CHECKING:
     from bdia.reversible.stacks.bdia import BdiaUpdates
 
 
-class EngagedForward(partial):
+class EngagedForward(functools.partial):
     """The `forward` of an engaged layer: `EngagedForward(run, layer, owner, place, before)`.
 
     A partial, so that it is copied and pickled with the layer, and then names the copy. `before` is a `forward` that
@@ -36,23 +37,61 @@ class EngagedForward(partial):
 
 
 def original(layer: nn.Module, before: Callable[..., Any] | None) -> Callable[..., Any]:
-    """Return what a layer computes by itself: its instance's own `forward`, or its class's, compiled if it was."""
+    """Return what a layer computes by itself: its instance's own `forward`, or its class's."""
     if before is not None:
         return before
     return type(layer).forward.__get__(layer)
 
 
-@torch.compiler.disable  # checkpoint does not trace; compile what is inside the layer
+OUTSIDE = "the BDIA update between layers runs outside compiled code: compile the model without fullgraph=True, or layers"
+
+
+@functools.partial(torch.compiler.disable, recursive=False, reason=OUTSIDE)  # checkpoint does not trace
 def _run(
     layer: nn.Module, owner: BdiaUpdates, place: int, before: Callable[..., Any] | None, *args: Any, **kwargs: Any
 ) -> Any:
-    return owner.call_layer(layer, place, original(layer, before), args, kwargs)
+    compiler = set_eval_frame(None)
+    try:
+        call = original(layer, before)
+        return owner.call_layer(layer, place, call if compiler is None else CompiledBy(compiler, call), args, kwargs)
+    finally:
+        set_eval_frame(compiler)
+
+
+class CompiledBy:
+    """A layer's own forward, compiled by whoever compiles the layer's call: `layer.compile()` or the whole model's.
+
+    The update around it stays eager. When backward recomputes the layer, nobody compiles its call any more: the same
+    compiler is put in place again, and finds the code that it made in forward.
+
+    Args:
+        compiler: torch.compile's callback for Python frames, as `set_eval_frame` returned it.
+        call: a bound method, or another callable.
+    """
+
+    def __init__(self, compiler: Any, call: Callable[..., Any]) -> None:
+        self._compiler, self._call = compiler, call
+        self.__self__, self.__func__ = getattr(call, "__self__", None), getattr(call, "__func__", call)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the forward, compiled."""
+        before = set_eval_frame(self._compiler)
+        try:
+            return self._call(*args, **kwargs)
+        finally:
+            set_eval_frame(before)
+
+
+def _run_alone(layer: nn.Module, before: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> Any:
+    return original(layer, before)(*args, **kwargs)
 
 
 def engaged(layer: nn.Module) -> EngagedForward | None:
-    """Return a layer's engaged forward, None where it has none."""
+    """Return a layer's engaged forward, None where it has none. It may lie in a wrapper that names what it wraps."""
     forward = layer.__dict__.get("forward")
-    return forward if isinstance(forward, EngagedForward) else None
+    while forward is not None and not (isinstance(forward, EngagedForward) and forward.func is _run):
+        forward = getattr(forward, "__wrapped__", None)
+    return forward
 
 
 def engage(layer: nn.Module, owner: BdiaUpdates, place: int) -> None:
@@ -64,7 +103,12 @@ def engage(layer: nn.Module, owner: BdiaUpdates, place: int) -> None:
 def disengage(layer: nn.Module) -> None:
     """Undo `engage`; nothing where the layer is not engaged."""
     forward = engaged(layer)
-    if forward is not None:
-        del layer.__dict__["forward"]
-        if forward.args[3] is not None:
-            layer.__dict__["forward"] = forward.args[3]
+    if forward is None:
+        return
+    before = forward.args[3]
+    if layer.__dict__["forward"] is not forward:  # in a wrapper, such as accelerate's hooks: it stays there
+        forward.__setstate__((_run_alone, (layer, before), {}, None))
+        return
+    del layer.__dict__["forward"]
+    if before is not None:
+        layer.__dict__["forward"] = before
