@@ -106,9 +106,9 @@ def random_tokens(tokens: int = TOKENS, low: int = 4, seed: int = 3) -> Tensor:
 @functools.cache
 def families() -> dict[str, Family]:
     """Every row by name; the libraries are imported when this is called first."""
-    from helpers import zoo_audio, zoo_text, zoo_torch, zoo_vision
+    from helpers import zoo_audio, zoo_more, zoo_text, zoo_torch, zoo_vision
 
-    rows = [row for zoo in (zoo_text, zoo_audio, zoo_vision, zoo_torch) for row in zoo.rows()]
+    rows = [row for zoo in (zoo_text, zoo_more, zoo_audio, zoo_vision, zoo_torch) for row in zoo.rows()]
     table = {row.name: row for row in rows}
     if len(table) < len(rows):
         raise ValueError("two rows have one name")
