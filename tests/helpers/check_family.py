@@ -72,7 +72,7 @@ def user_code(family: Family) -> str:
 def convert(model: nn.Module, family: Family, backward: str = "reversible") -> dict[str, int]:
     """Convert the model in place as the row says; return the chains of the report."""
     report = bdia.convert(model, gamma=LAW, bits=BITS, keep=0, backward=backward, **family.arguments)
-    return {chain.name: chain.layers for chain in report.chains}
+    return dict(report.chains)
 
 
 def check_family(family: Family) -> FamilyResult:

@@ -22,7 +22,7 @@ class Step:
 def training_step(model: nn.Module, family: Family) -> Step:
     """One forward and backward pass with seed 0."""
     args, kwargs = family.make_inputs()
-    floats = [leaf for leaf in tree_leaves((args, kwargs)) if leaf.is_floating_point()]
+    floats = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     inputs = [leaf.requires_grad_() for leaf in floats] if family.differentiable_inputs else []
     seed_everything()
     output = model(*args, **kwargs)
@@ -68,7 +68,7 @@ def largest_difference(found: dict[str, Tensor | None], wanted: dict[str, Tensor
     Sums are taken in another order here and there, so a gradient that is zero in exact arithmetic (a bias of keys)
     is noise; no gradient is therefore held to less than a hundredth of the largest one.
     """
-    peaks = [gradient.abs().max().item() for gradient in wanted.values() if gradient is not None]
+    peaks = [gradient.abs().max().item() for gradient in wanted.values() if gradient is not None and gradient.numel()]
     floor, worst = max(peaks) / 100, 0.0
     for name, gradient in wanted.items():
         other = found.get(name)
@@ -76,8 +76,9 @@ def largest_difference(found: dict[str, Tensor | None], wanted: dict[str, Tensor
             if gradient is not other:
                 return float("inf")
             continue
-        scale = max(gradient.abs().max().item(), floor)
-        worst = max(worst, (other - gradient).abs().max().item() / scale)
+        if gradient.numel():
+            scale = max(gradient.abs().max().item(), floor)
+            worst = max(worst, (other - gradient).abs().max().item() / scale)
     return worst
 
 

@@ -21,7 +21,8 @@ class RoundStraightThrough(Function):
 
     @staticmethod
     def forward(ctx, z: Tensor, bits: int) -> Tensor:
-        return torch.round(z.float() * 2.0**bits) / 2.0**bits + 0.0  # + 0.0: a zero has no sign
+        rounded = torch.round(z.float() * 2.0**bits) / 2.0**bits
+        return (rounded + 0.0).contiguous()  # + 0.0: a zero has no sign
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
@@ -74,7 +75,7 @@ class ReferenceChain:
 
 @contextlib.contextmanager
 def reference_bdia(layers: Sequence[nn.Module], law: object, bits: int, batch_dim: int = 0) -> Iterator[ReferenceChain]:
-    """Inside, the layers take BDIA updates in training mode with gradients; on leaving they are as before.
+    """Inside, the layers take BDIA updates in training mode; on leaving they are as before.
 
     A layer's stream is its first positional argument, else its first keyword argument. A pass goes on while a layer
     gets the tensor that the last one handed out; any other tensor starts a new pass. Caches are switched off. gamma is
@@ -101,20 +102,20 @@ def _replaced_forward(layer: nn.Module, chain: ReferenceChain) -> Iterator[None]
     original = layer.forward
 
     def forward(*args, **kwargs):
-        if not (layer.training and torch.is_grad_enabled()):
+        if not layer.training:
             return original(*args, **kwargs)
         args, kwargs = without_caches(original, args, kwargs)
         rest = []
 
         def call(z: Tensor) -> Tensor:
             out = original(z, *args[1:], **kwargs) if args else original(**{**kwargs, next(iter(kwargs)): z})
-            if not isinstance(out, tuple):
+            if not isinstance(out, tuple | list):
                 return out
-            rest.append(out[1:])
+            rest.append((type(out), out[1:]))
             return out[0]
 
         x_next = chain.update(args[0] if args else next(iter(kwargs.values())), call)
-        return (x_next, *rest[0]) if rest else x_next
+        return rest[0][0]([x_next, *rest[0][1]]) if rest else x_next
 
     layer.forward = forward
     try:

@@ -1,11 +1,19 @@
 """Rows of transformers with something unusual: layouts, caches, mixed or repeated layers, stages, buffers."""
 
+from dataclasses import replace
+
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from helpers.families import BATCH, WIDTH, Family, random_tensor
-from helpers.zoo_text import BART_SIDE, ROUTERS, bart_like, decoder, encoder, t5_like, translation_inputs
+from helpers.zoo_text import BART_SIDE, ROUTERS, bart_like, decoder, encoder, t5_like, text_inputs, translation_inputs
 from helpers.zoo_vision import hierarchical, hugging_face
+
+
+def without_cache() -> tuple[tuple, dict]:
+    """hrm_text fills its cache in cycles without gradients, before the layers that are trained."""
+    args, kwargs = text_inputs()
+    return args, kwargs | {"use_cache": False}
 
 
 def decoders() -> list[Family]:
@@ -31,7 +39,7 @@ def decoders() -> list[Family]:
         decoder("olmo_hybrid", per_depth=_linear_then_full, **linear),
         decoder("lfm2", per_depth=_convolution_then_full),
         decoder("falcon_h1", mamba_d_ssm=WIDTH, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8),
-        decoder("hrm_text", "model.*_module.layers"),
+        replace(decoder("hrm_text", "model.*_module.layers"), make_inputs=without_cache),
         decoder("recurrent_gemma", lru_width=WIDTH, attention_window_size=6),
     ]
 

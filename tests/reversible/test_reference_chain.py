@@ -14,7 +14,7 @@ from reversible_helpers import (
 from torch import nn
 
 from bdia.reversible import TwoPoint
-from bdia.reversible.reference import reference_forward
+from bdia.reversible.arithmetic.reference import reference_forward
 from helpers.reference_chain import reference_bdia
 
 BITS = 9
