@@ -105,6 +105,8 @@ def document(results: list[FamilyResult]) -> str:
     parts += [f"{len(results)} families: {counts}.\n", *table(converted), ""]
     calls = [f"- {r.name}: `{user_code(rows[r.name])}`" for r in converted if rows[r.name].arguments]
     parts += listed("Families that need an argument:", calls)
+    warned = [f"- {r.name}: {r.warned}" for r in converted if r.warned]
+    parts += listed("Families with a warning in the first training step:", warned)
     parts += listed("Families that are refused by name:", [error_line(r) for r in refused])
     parts += listed("Families that fail:", [error_line(r) for r in failed])
     return "\n".join(parts)

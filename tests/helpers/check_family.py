@@ -2,6 +2,7 @@
 
 import contextlib
 import traceback
+import warnings
 from dataclasses import dataclass
 
 from torch import nn
@@ -31,6 +32,7 @@ class FamilyResult:
         eval_same: True if the converted model's eval outputs are the original's, bit for bit.
         keys_same: True if the state dict has the original's keys, in the original's order.
         reverted: True if keys, classes of modules and eval outputs are the original's after `revert`.
+        warned: what the engine warns of in a training step.
         held, held_before: what the converted and the original model hold per further layer.
         error, traceback: why the family was refused or failed, in a line and in full; the rest is then empty.
     """
@@ -46,6 +48,7 @@ class FamilyResult:
     eval_same: bool = False
     keys_same: bool = False
     reverted: bool = False
+    warned: str = ""
     held: Held | None = None
     held_before: Held | None = None
     error: str = ""
@@ -97,20 +100,28 @@ def check_family(family: Family) -> FamilyResult:
         return FamilyResult(family.name, family.library, lines, chains, error=text, traceback=traceback.format_exc())
 
 
-def exactness(family: Family) -> dict[str, bool | float]:
+def exactness(family: Family) -> dict[str, bool | float | str]:
     """Compare the reversible backward pass with the stored one and with the slow reference."""
-    steps = {}
-    for backward in ("reversible", "stored"):
-        model = family.model()
-        convert(model, family, backward)
-        steps[backward] = training_step(model, family)
+    found, warned = converted_step(family, "reversible")
+    stored, _ = converted_step(family, "stored")
     wanted = reference_step(family)
-    found = steps["reversible"]
     return {
-        "exact": same_step(found, steps["stored"]),
+        "warned": warned,
+        "exact": same_step(found, stored),
         "same_output": equal_tensors(found.outputs, wanted.outputs),
         "difference": largest_difference(found.gradients, wanted.gradients),
     }
+
+
+def converted_step(family: Family, backward: str) -> tuple[Step, str]:
+    """The training step of a converted model, and what the engine warns of in it."""
+    model = family.model()
+    convert(model, family, backward)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        step = training_step(model, family)
+    ours = {str(warning.message) for warning in caught if warning.category.__module__.startswith("bdia")}
+    return step, "; ".join(sorted(ours))
 
 
 def reference_step(family: Family) -> Step:

@@ -63,7 +63,7 @@ def encoders() -> list[Family]:
         encoder("xlnet", "layer", row=two, d_model=WIDTH, d_inner=2 * WIDTH, n_head=4, max_position_embeddings=None),
         encoder("esm", token_dropout=False, emb_layer_norm_before=True),
         encoder("fnet"),
-        encoder("flaubert", "attentions", **xlm),
+        replace(encoder("flaubert", **xlm), chains=("attentions", "ffns")),
         encoder("mobilebert", true_hidden_size=WIDTH, intra_bottleneck_size=WIDTH, embedding_size=WIDTH),
         encoder("convbert"),
     ]

@@ -1,5 +1,7 @@
 """`bdia.convert` on other people's models: a dozen families here, all of the zoo among the slow tests."""
 
+from pathlib import Path
+
 import pytest
 
 from helpers.check_family import check_family
@@ -28,6 +30,11 @@ def test_a_converted_family_is_exact_and_otherwise_unchanged(name):
 def test_a_further_layer_holds_one_bit_per_activation_and_less_than_a_hundred_bytes(name):
     held = check_family(families()[name]).held
     assert held.activations / 8 <= held.bytes < held.activations / 8 + 100
+
+
+def test_the_table_in_the_docs_has_a_row_or_a_line_for_every_family():
+    text = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+    assert [name for name in families() if f"| {name} |" not in text and f"- {name} (" not in text] == []
 
 
 @pytest.mark.slow
