@@ -1,6 +1,7 @@
 """What is kept, and what is recomputed once more, inside a recomputed block. Changes memory and time, never a bit."""
 
 import contextlib
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -8,13 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._pytree import tree_flatten, tree_unflatten
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    SelectiveCheckpointContext,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+from torch.utils.checkpoint import checkpoint
 
 from bdia.reversible.engine.kernels import bit_sum
 
@@ -67,43 +64,79 @@ def saved_operations(names: Sequence[str], prefix: str = "stack.") -> list[Any]:
 
 
 def recompute_contexts(
-    block: nn.Module | None, operators: Sequence[Any], differs: Callable[[Tensor], None] | None = None
+    block: nn.Module | None, operators: Collection[Any], differs: Callable[[Tensor], None] | None = None
 ) -> Contexts:
     """Return what to enter around a block the first time, and when it is recomputed.
 
     Args:
         block: the module that runs, for its batch norms.
         operators: torch's, see `saved_operations`; the second run reuses their outputs.
-        differs: called with a 0-dim bool for each input of those operators that is watched; None: none is. A kept
+        differs: called with a 0-dim bool for each input of those operators; None: they are not compared. A kept
             output is not computed again, so a block that does not repeat itself before it would go unnoticed.
     """
     if not (operators and torch.is_grad_enabled()):
         return contextlib.nullcontext(), _Recomputation(contextlib.nullcontext(), block)
-    first, again = create_selective_checkpoint_contexts(_Policy(operators, differs))
-    return first, _Recomputation(again, block)
+    kept = _KeptOutputs(frozenset(operators), differs)
+    return _Keep(kept), _Recomputation(_Reuse(kept), block)
 
 
-class _Policy:
-    """Keep the outputs of some operators, and compare the sums of bits of their inputs."""
+class _KeptOutputs:
+    """Outputs of some operators in the order of their calls, with the sums of bits of their inputs."""
 
-    def __init__(self, operators: Sequence[Any], differs: Callable[[Tensor], None] | None) -> None:
-        self._operators, self._differs = frozenset(operators), differs
-        self._sums: list[Tensor] = []
+    def __init__(self, operators: frozenset[Any], differs: Callable[[Tensor], None] | None) -> None:
+        self.operators, self._differs = operators, differs
+        self._calls: dict[Any, deque[tuple[Any, list[int], list[Tensor]]]] = defaultdict(deque)
 
-    def __call__(self, ctx: SelectiveCheckpointContext, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        if operator not in self._operators:
-            return CheckpointPolicy.PREFER_RECOMPUTE
-        if self._differs is not None:
-            for x in (x for x in args if isinstance(x, Tensor) and not isinstance(x, FakeTensor)):
-                self._watch(x.detach(), ctx.is_recompute)
-        return CheckpointPolicy.MUST_SAVE
+    def put(self, operator: Any, inputs: Any, output: Any) -> None:
+        """Keep the output of one call."""
+        output = tree_map_only(Tensor, Tensor.detach, output)
+        self._calls[operator].append((output, self._versions(output), self._sums(inputs)))
 
-    def _watch(self, x: Tensor, again: bool) -> None:
-        total = bit_sum(x)
-        if not again:
-            self._sums.append(total)
-        elif self._sums:
-            self._differs(total != self._sums.pop(0))
+    def take(self, operator: Any, inputs: Any) -> Any:
+        """Return the output of the next call, once."""
+        if not self._calls[operator]:
+            raise RuntimeError(f"save: {operator} runs more often than in forward, or for a second backward")
+        output, versions, sums = self._calls[operator].popleft()
+        if versions != self._versions(output):
+            raise RuntimeError(f"save: the kept output of {operator} was changed in place. Leave it out of save")
+        for total, again in zip(sums, self._sums(inputs), strict=True):
+            self._differs(total != again)
+        return output
+
+    def _sums(self, inputs: Any) -> list[Tensor]:
+        if self._differs is None:
+            return []
+        return [bit_sum(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and not isinstance(x, FakeTensor)]
+
+    @staticmethod
+    def _versions(output: Any) -> list[int]:
+        return [x._version for x in tree_leaves(output) if isinstance(x, Tensor)]
+
+
+class _Watch(TorchDispatchMode):
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let a compiled block run inside."""
+        return True
+
+    def __init__(self, kept: _KeptOutputs) -> None:
+        super().__init__()
+        self._kept = kept
+
+
+class _Keep(_Watch):
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = operator(*args, **(kwargs or {}))
+        if operator in self._kept.operators:
+            self._kept.put(operator, args, output)
+        return output
+
+
+class _Reuse(_Watch):
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if operator in self._kept.operators:
+            return self._kept.take(operator, args)
+        return operator(*args, **(kwargs or {}))
 
 
 class _Recomputation(contextlib.AbstractContextManager):
