@@ -114,13 +114,11 @@ class OpenPass:
 
     def why_not(self, x: Tensor) -> str:
         """Say in what x differs from what the last layer handed out."""
-        handed = None if self._handed is None else self._handed()
-        if handed is None:
-            return "the stream that the last layer returned is not used any more"
-        if handed.untyped_storage()._cdata == x.untyped_storage()._cdata and handed.shape == x.shape:
+        storage, _, shape = self._place[:3]
+        if x.shape != shape:
+            return f"the stream's shape changes from {tuple(shape)} to {tuple(x.shape)} between two layers"
+        if self._handed() is not None and x.untyped_storage()._cdata == storage:
             return "the stream is changed in place between two layers"
-        if handed.shape != x.shape:
-            return f"the stream's shape changes from {tuple(handed.shape)} to {tuple(x.shape)} between two layers"
         return "something is computed from the stream between two layers"
 
 

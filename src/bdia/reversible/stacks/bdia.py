@@ -15,7 +15,7 @@ from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import Chain, OpenPass
 from bdia.reversible.engine.passes import PassLog, PassSettings
 from bdia.reversible.engine.recompute import saved_operations
-from bdia.reversible.stacks.base import BlockStack, Recomputation, check_kernel, check_stream
+from bdia.reversible.stacks.base import BlockStack, Recomputation, check_kernel, check_stream, guard_blocks
 from bdia.reversible.stacks.calls import LayerCall, NotAStreamError, check_caches
 from bdia.reversible.stacks.engage import disengage, engage
 
@@ -115,10 +115,11 @@ class BdiaUpdates(Recomputation):
             call.drop_caches(refuses_filled=recomputes)
         if recomputes and getattr(layer, "gradient_checkpointing", False):
             raise RuntimeError(checks.OUTER_CHECKPOINT)
-        dtype = call.stream.dtype
-        inner = self.bind(layer, call.run, recomputes, (), {})
+        run = self.bind(layer, call.run, recomputes, (), {})
         try:
-            x = self.chain.call(lambda x: self.open_pass(x, training, dtype), inner, call.stream, place, layer)
+            x = self.chain.call(
+                lambda x: self.open_pass(x, training, call.dtype), run, call.take_stream(), place, layer
+            )
         except NotAStreamError:
             return self.not_a_stream(layer, place, original, args, kwargs)
         return call.finish(x)
@@ -210,6 +211,7 @@ class BdiaStack(BlockStack, BdiaUpdates):
             self, self.blocks, gamma, bits, keep, backward, eval_gamma, quantize_eval, verify, kernel, memory_budget,
             save, nested,
         )  # fmt: skip
+        guard_blocks(self.blocks, self.log.told)
 
     @torch.compiler.disable  # compile blocks (block.compile()), not the loop around them: checkpoint does not trace
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
