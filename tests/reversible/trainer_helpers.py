@@ -12,7 +12,14 @@ import bdia
 
 PAGE = Path(__file__).parents[2] / "docs" / "trainers.md"
 WORDS, LENGTH, WIDTH, DEPTH = 48, 7, 16, 4
+MODES = ("reversible", "stored")
 LAST = 1  # streams that enter a layer and stay after forward: the last layer's, with which backward starts
+
+
+def headings():
+    """The page's headings with a Python block under them."""
+    sections = PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
+    return [section.split("\n")[0] for section in sections if "```python" in section]
 
 
 def block(heading):
@@ -125,3 +132,15 @@ def assert_trained_alike(found, wanted, start):
     assert any(not torch.equal(after[name], value) for name, value in start.items())
     alive = [inputs_alive(names["model"], batch()) for names in (found, wanted)]
     assert alive[0] <= LAST < alive[1], f"streams alive after forward: reversible {alive[0]}, stored {alive[1]}"
+
+
+def step(model, seed=0, **inputs):
+    """One forward and backward; the gradients."""
+    torch.manual_seed(seed)
+    model(**batch(), **inputs).loss.backward()
+    return [p.grad.clone() for p in model.parameters() if p.requires_grad]
+
+
+def equal(found, wanted):
+    """Whether all tensors are equal bit for bit, and there are any."""
+    return bool(found) and all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
