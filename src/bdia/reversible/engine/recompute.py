@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 from torch.utils.checkpoint import checkpoint
@@ -27,6 +26,7 @@ OPERATIONS = {
     "matmul": ("mm", "addmm", "bmm", "baddbmm"),
 }
 
+BUFFER_ELEMENTS = 2**20
 Contexts = tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]
 
 
@@ -69,7 +69,7 @@ def recompute_contexts(
     """Return what to enter around a block the first time, and when it is recomputed.
 
     Args:
-        block: the module that runs, for its batch norms.
+        block: the module that runs, for its buffers.
         operators: torch's, see `saved_operations`; the second run reuses their outputs.
         differs: called with a 0-dim bool for each input of those operators; None: they are not compared. A kept
             output is not computed again, so a block that does not repeat itself before it would go unnoticed.
@@ -140,9 +140,10 @@ class _Reuse(_Watch):
 
 
 class _Recomputation(contextlib.AbstractContextManager):
-    """Around a block's second run, or third: a context, and throw-away statistics for its batch norms.
+    """Around a block's second run, or third: a context, and throw-away copies of its buffers.
 
-    The first run has updated the real statistics.
+    The first run has updated the real ones, such as a batch norm's statistics. Buffers of more than BUFFER_ELEMENTS
+    values (quantised weights) are left in place.
     """
 
     def __init__(self, context: contextlib.AbstractContextManager, block: nn.Module | None) -> None:
@@ -151,17 +152,16 @@ class _Recomputation(contextlib.AbstractContextManager):
 
     def __enter__(self) -> None:
         modules = () if self._block is None else self._block.modules()
-        norms = [module for module in modules if isinstance(module, _NormBase) and module.training]
-        buffers = ((norm, name, buffer) for norm in norms for name, buffer in norm._buffers.items())
-        self._real = [(norm, name, buffer) for norm, name, buffer in buffers if buffer is not None]
-        for norm, name, buffer in self._real:
-            norm._buffers[name] = buffer.clone()
+        buffers = ((m, name, buffer) for m in modules if m.training for name, buffer in m._buffers.items())
+        self._real = [(m, name, b) for m, name, b in buffers if b is not None and b.numel() <= BUFFER_ELEMENTS]
+        for module, name, buffer in self._real:
+            module._buffers[name] = buffer.clone()
         self._context.__enter__()
 
     def __exit__(self, *error: Any) -> None:
         self._context.__exit__(*error)
-        for norm, name, buffer in self._real:
-            norm._buffers[name] = buffer
+        for module, name, buffer in self._real:
+            module._buffers[name] = buffer
         self._real = []
 
 

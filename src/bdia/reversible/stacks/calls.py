@@ -138,7 +138,7 @@ def _describe(original: Callable[..., Any]) -> str:
 def _is_cache(name: str, value: Any) -> bool:
     if value is None or isinstance(value, Tensor | bool | int | float | str):
         return False
-    return name in CACHES or type(value).__name__.endswith("Cache")
+    return name in CACHES or hasattr(value, "get_seq_length") or type(value).__name__.endswith("Cache")
 
 
 def _is_filled(cache: Any) -> bool:

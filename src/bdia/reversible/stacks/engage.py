@@ -7,6 +7,8 @@ before the class's method. So hooks, wrappers and hand-written loops call the la
 from __future__ import annotations
 
 import functools
+import inspect
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,45 +19,48 @@ from torch._C._dynamo.eval_frame import set_eval_frame
 if TYPE_CHECKING:
     from bdia.reversible.stacks.bdia import BdiaUpdates
 
+OUTSIDE = "the BDIA update between layers runs outside compiled code: compile without fullgraph=True, or compile layers"
 
-class EngagedForward(functools.partial):
-    """The `forward` of an engaged layer: `EngagedForward(run, layer, owner, place, before)`.
 
-    A partial, so that it is copied and pickled with the layer, and then names the copy. `before` is a `forward` that
-    the instance had already, None for the class's.
+class EngagedForward:
+    """The `forward` of an engaged layer. It is copied and pickled with the layer, and then belongs to the copy.
+
+    Args:
+        layer: held weakly, so that a model is freed as soon as nobody has it.
+        owner: the chain that the layer belongs to; None once it is reverted inside somebody's wrapper.
+        place: of the layer in the chain.
+        before: a `forward` that the instance had already, None for the class's.
     """
 
-    @property
-    def owner(self) -> BdiaUpdates:
-        """The chain that the layer belongs to."""
-        return self.args[1]
+    def __init__(
+        self, layer: nn.Module, owner: BdiaUpdates | None, place: int, before: Callable[..., Any] | None
+    ) -> None:
+        self._layer, self.owner, self.place, self.before = weakref.ref(layer), owner, place, before
 
     @property
     def original(self) -> Callable[..., Any]:
-        """What the layer computes by itself."""
-        return original(self.args[0], self.args[3])
+        """What the layer computes by itself: its instance's own `forward`, or its class's."""
+        layer = self._layer()
+        return type(layer).forward.__get__(layer) if self.before is None else self.before
 
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.original)
 
-def original(layer: nn.Module, before: Callable[..., Any] | None) -> Callable[..., Any]:
-    """Return what a layer computes by itself: its instance's own `forward`, or its class's."""
-    if before is not None:
-        return before
-    return type(layer).forward.__get__(layer)
+    @functools.partial(torch.compiler.disable, recursive=False, reason=OUTSIDE)  # checkpoint does not trace
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer, with its update."""
+        if self.owner is None:
+            return self.original(*args, **kwargs)
+        compiler = set_eval_frame(None)
+        try:
+            call = self.original if compiler is None else CompiledBy(compiler, self.original)
+            return self.owner.call_layer(self._layer(), self.place, call, args, kwargs)
+        finally:
+            set_eval_frame(compiler)
 
-
-OUTSIDE = "the BDIA update between layers runs outside compiled code: compile the model without fullgraph=True, or layers"
-
-
-@functools.partial(torch.compiler.disable, recursive=False, reason=OUTSIDE)  # checkpoint does not trace
-def _run(
-    layer: nn.Module, owner: BdiaUpdates, place: int, before: Callable[..., Any] | None, *args: Any, **kwargs: Any
-) -> Any:
-    compiler = set_eval_frame(None)
-    try:
-        call = original(layer, before)
-        return owner.call_layer(layer, place, call if compiler is None else CompiledBy(compiler, call), args, kwargs)
-    finally:
-        set_eval_frame(compiler)
+    def __reduce__(self) -> tuple:
+        return EngagedForward, (self._layer(), self.owner, self.place, self.before)
 
 
 class CompiledBy:
@@ -82,14 +87,10 @@ class CompiledBy:
             set_eval_frame(before)
 
 
-def _run_alone(layer: nn.Module, before: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> Any:
-    return original(layer, before)(*args, **kwargs)
-
-
 def engaged(layer: nn.Module) -> EngagedForward | None:
     """Return a layer's engaged forward, None where it has none. It may lie in a wrapper that names what it wraps."""
     forward = layer.__dict__.get("forward")
-    while forward is not None and not (isinstance(forward, EngagedForward) and forward.func is _run):
+    while forward is not None and not (isinstance(forward, EngagedForward) and forward.owner is not None):
         forward = getattr(forward, "__wrapped__", None)
     return forward
 
@@ -97,7 +98,7 @@ def engaged(layer: nn.Module) -> EngagedForward | None:
 def engage(layer: nn.Module, owner: BdiaUpdates, place: int) -> None:
     """Let the layer's calls take the owner's updates."""
     disengage(layer)
-    layer.__dict__["forward"] = EngagedForward(_run, layer, owner, place, layer.__dict__.get("forward"))
+    layer.__dict__["forward"] = EngagedForward(layer, owner, place, layer.__dict__.get("forward"))
 
 
 def disengage(layer: nn.Module) -> None:
@@ -105,10 +106,9 @@ def disengage(layer: nn.Module) -> None:
     forward = engaged(layer)
     if forward is None:
         return
-    before = forward.args[3]
     if layer.__dict__["forward"] is not forward:  # in a wrapper, such as accelerate's hooks: it stays there
-        forward.__setstate__((_run_alone, (layer, before), {}, None))
+        forward.owner = None
         return
     del layer.__dict__["forward"]
-    if before is not None:
-        layer.__dict__["forward"] = before
+    if forward.before is not None:
+        layer.__dict__["forward"] = forward.before
