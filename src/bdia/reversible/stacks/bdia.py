@@ -67,8 +67,7 @@ class BdiaUpdates(Recomputation):
 
     def open_pass(self, x: Tensor, training: bool, dtype: torch.dtype = torch.float32) -> OpenPass:
         """Start a forward at the stream x; streams are handed out in `dtype`."""
-        if self.chooses_bits and self.log.largest:
-            self.bits, self.chooses_bits = finest_grid(self.log.largest), False
+        self.choose_bits()
         bits = self.bits if training or self.quantize_eval else None
         keeps = self.kept(self.chain.length, training).__contains__
         if not training or self.backward == "stored" or not torch.is_grad_enabled():
@@ -84,6 +83,15 @@ class BdiaUpdates(Recomputation):
             return self._rule(k, x, bits, training)
 
         return OpenPass(settings, x, draw, dtype, operators=tuple(saved_operations(self.save, self.prefix)))
+
+    def choose_bits(self) -> None:
+        """With bits="auto": take the finest grid that holds what was seen, once something was.
+
+        Raises:
+            GridOverflowError: no grid does.
+        """
+        if self.chooses_bits and self.log.largest:
+            self.bits, self.chooses_bits = finest_grid(self.log.largest), False
 
     def _rule(self, k: int, x: Tensor, bits: int | None, training: bool) -> Rule:
         """Draw gamma for layer k and choose the update that can hold it."""

@@ -84,7 +84,7 @@ def _has_norm(layer: nn.Module) -> bool:
 
 def _named(model: nn.Module, name: str) -> Iterator[ChainSpec]:
     modules = dict(model.named_modules())
-    matches = [found for found in modules if fnmatch.fnmatchcase(found, name)]
+    matches = [found for found in modules if _matches(found, name)]
     if not matches:
         raise ValueError(f"layers={name!r}: no module of that name. {_candidates(model)}")
     for match in matches:
@@ -93,6 +93,12 @@ def _named(model: nn.Module, name: str) -> Iterator[ChainSpec]:
         if not members:
             raise ValueError(f"layers={name!r}: {match} holds no layer")
         yield ChainSpec(match, members)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Compare part by part: a star stands for one part of a path."""
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
 def _batch_dim(layer: nn.Module) -> int:
