@@ -161,13 +161,13 @@ def begin(arguments: Any, device: torch.device) -> Bench:
     )  # fmt: skip
 
 
-def measure_cells(bench: Bench, todo: Sequence[Cell], rounds: int, out: Path) -> Bench:
-    """Return the bench with the rows of all cells; write it after every cell."""
+def measure_cells(bench: Bench, todo: Sequence[Cell], rounds: Sequence[int], out: Path) -> Bench:
+    """Return the bench with the rows of all cells, each timed in its number of rounds; write it after every cell."""
     clock = time.perf_counter()
     bench.write(out)  # a folder that cannot be written is found out now
-    for number, cell in enumerate(todo, 1):
+    for number, (cell, own) in enumerate(zip(todo, rounds, strict=True), 1):
         say(f"[{number}/{len(todo)}] {cell}")
-        found = run_cell(cell, rounds)
+        found = run_cell(cell, own)
         say("   " + "; ".join(_result(row) for row in found))
         bench = replace(bench, rows=[*bench.rows, *found], wall_s=round(time.perf_counter() - clock, 1))
         bench.write(out)
@@ -182,7 +182,7 @@ def _measure(arguments: Arguments, device: torch.device) -> Bench:
     if todo:
         minutes = estimate_minutes(todo, arguments.repeats)
         say(f"about {minutes:.0f} minutes of steps, extrapolated from shallow models; then the planner")
-    bench = measure_cells(bench, todo, arguments.repeats, out)
+    bench = measure_cells(bench, todo, [arguments.repeats] * len(todo), out)
     for cell in todo if arguments.fits else ():
         if cell.precision == arguments.precisions[0] and not _planned(cell, bench.rows):
             say(f"planner: what fits, {cell.part}, {cell.name}, {cell.precision}")
