@@ -64,7 +64,7 @@ def encoders() -> list[Family]:
         encoder("esm", token_dropout=False, emb_layer_norm_before=True),
         encoder("fnet"),
         replace(encoder("flaubert", **xlm), chains=("attentions", "ffns")),
-        encoder("mobilebert", true_hidden_size=WIDTH, intra_bottleneck_size=WIDTH, embedding_size=WIDTH),
+        encoder("mobilebert", true_hidden_size=WIDTH, intra_bottleneck_size=WIDTH, normalization_type="layer_norm"),
         encoder("convbert"),
     ]
 

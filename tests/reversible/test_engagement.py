@@ -56,7 +56,7 @@ def compare(make, x=None, **settings):
     """Assert that a converted model has the gradients of the same model converted with everything stored."""
     x = make_tokens() if x is None else x
     stored, reversible = make(), make()
-    bdia.convert(stored, backward="stored", layers="layers")
+    bdia.convert(stored, backward="stored", layers="layers", gamma=settings.get("gamma"))
     report = bdia.convert(reversible, layers="layers", **settings)
     wanted = step(stored, x)
     assert_bit_equal(step(reversible, x), wanted)

@@ -207,6 +207,8 @@ def convert(
         warnings.warn(INPUT_GRADIENTS_OFF.replace(", from the next step on", ""), checks.EngineWarning, stacklevel=2)
     if calibration is not None:
         _calibrate(model, specs, chains, calibration)
+        for chain in chains:
+            chain.choose_bits()
     for spec, chain in zip(specs, chains, strict=True):
         for place, layer in enumerate(spec.layers):
             engage(layer, chain, place)
