@@ -82,7 +82,7 @@ def test_trainer_trains_saves_and_resumes_to_the_same_weights(tmp_path):
     "settings",
     [
         {"bf16": True, "eval_strategy": "steps", "eval_steps": 1},
-        {"torch_compile": True, "torch_compile_backend": "aot_eager"},
+        pytest.param({"torch_compile": True, "torch_compile_backend": "aot_eager"}, marks=pytest.mark.slow),
     ],
     ids=["bf16 and evaluation", "torch_compile"],
 )
