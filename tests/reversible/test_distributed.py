@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from reversible_helpers import loss_of, make_blocks, make_tokens
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from trainer_helpers import WORDS, llama, run_block, tokens
+from trainer_helpers import LAST, WORDS, batch, inputs_alive, llama, run_block
 
 import bdia
 from bdia.reversible import BdiaStack
@@ -134,7 +134,7 @@ def compiled_decoder():
 
 
 def batches_of(rank, steps=2):
-    return [{"input_ids": ids, "labels": ids} for ids in (tokens(2, seed=RANKS * n + rank) for n in range(steps))]
+    return [batch(seed=RANKS * n + rank) for n in range(steps)]
 
 
 def whole(gradient):
@@ -160,8 +160,8 @@ def wrapped_first(kind, backward, make, rank):
             fully_shard(module)
     report = bdia.convert(model, backward=backward)
     torch.manual_seed(rank)
-    for batch in batches_of(rank):
-        model(**batch).loss.backward()
+    for inputs in batches_of(rank):
+        model(**inputs).loss.backward()
     return model, report
 
 
@@ -179,7 +179,7 @@ def work_converted(rank, port, make, folder):
             model, report = run(kind, backward, make, rank)
             gradients = [whole(p.grad) for p in model.parameters()]
             sharded = any(hasattr(p, "full_tensor") for p in model.parameters())
-            facts = gradients, sharded, min(report.freed_bytes.values())
+            facts = gradients, sharded, min(report.freed_bytes.values()), inputs_alive(model, batch(seed=rank))
             torch.save(facts, f"{folder}/{kind}-{name}-{rank}.pt")
     dist.destroy_process_group()
 
@@ -191,8 +191,8 @@ def converted_in_one_process(make):
         model, _ = make()
         bdia.convert(model, backward="stored")
         torch.manual_seed(rank)
-        for batch in batches_of(rank):
-            model(**batch).loss.backward()
+        for inputs in batches_of(rank):
+            model(**inputs).loss.backward()
         gradients = [p.grad / RANKS for p in model.parameters()]
         totals = gradients if totals is None else [a + b for a, b in zip(totals, gradients, strict=True)]
     return totals
@@ -212,6 +212,7 @@ def test_a_converted_model_trains_in_two_processes_with_the_gradients_of_one(mak
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # the ranks' sum is taken in another order
         for name in RUNS:
             for rank in range(RANKS):
-                found, sharded, freed = torch.load(tmp_path / f"{kind}-{name}-{rank}.pt")
-                assert sharded == (kind == "fsdp2") and (freed > 0) == (name != "stored")
+                found, sharded, freed, alive = torch.load(tmp_path / f"{kind}-{name}-{rank}.pt")
+                assert sharded == (kind == "fsdp2")
+                assert (freed > 0) == (alive <= LAST) == (name != "stored")
                 assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))

@@ -302,6 +302,15 @@ class LayerUpdate:
         if self.k in p._y_sums:
             p.note_difference(self.k, bit_sum(y.float()) != p._y_sums.pop(self.k))
 
+    @property
+    def block(self) -> int:
+        """The block that the update belongs to, as messages name it."""
+        return self.k // self.owner.settings.updates_per_block
+
+    def not_repeated(self, raised: Exception | None = None) -> Exception:
+        """Return the error for a block whose second run differs from its first."""
+        return checks.not_repeated(self.block, self.owner.settings.prefix, raised)
+
     def begin_backward(self, grad_x_next: Tensor) -> None:
         """Take the gradient of x_{k+1}.
 

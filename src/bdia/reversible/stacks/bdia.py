@@ -52,7 +52,7 @@ class BdiaUpdates(Recomputation):
         self.gamma = TwoPoint("1/2") if gamma is None else gamma
         if not hasattr(self.gamma, "sample") or isinstance(self.gamma, type):
             raise TypeError(f'gamma={gamma!r}: wanted a law such as TwoPoint("1/2"); set {prefix}gamma')
-        self.chooses_bits = bits == "auto"
+        self.chooses_bits = self.auto_bits = bits == "auto"
         self.bits = None if bits is None else check_bits(FIRST_BITS if bits == "auto" else bits, f"{prefix}bits")
         if backward not in ("reversible", "stored"):
             raise ValueError(f'backward={backward!r}: wanted "reversible" or "stored"; set {prefix}backward')
@@ -93,6 +93,17 @@ class BdiaUpdates(Recomputation):
         if self.chooses_bits and self.log.largest:
             self.bits, self.chooses_bits = finest_grid(self.log.largest), False
 
+    def training_state(self) -> dict[str, Any]:
+        """Return what a resumed training must restore beside weights, as plain numbers."""
+        chosen = {"bits": self.bits, "chooses_bits": self.chooses_bits, "largest": self.log.largest}
+        return {**chosen, "gamma": self.gamma.state_dict()}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        if self.auto_bits:
+            self.bits, self.chooses_bits, self.log.largest = state["bits"], state["chooses_bits"], state["largest"]
+        self.gamma.load_state_dict(state["gamma"])
+
     def _rule(self, k: int, x: Tensor, bits: int | None, training: bool) -> Rule:
         """Draw gamma for layer k and choose the update that can hold it."""
         if k == 0 or not (training or self.eval_gamma):
@@ -101,10 +112,10 @@ class BdiaUpdates(Recomputation):
         drawn = law.sample(batch, device=x.device) if training else None
         gamma = constant_gamma(self.eval_gamma, batch, x.device) if drawn is None else drawn
         rows = math.prod(x.shape[: self.batch_dim])
-        if isinstance(gamma, Gamma):
-            gamma = Gamma(*(part.repeat(rows) for part in gamma)) if rows != 1 else gamma
-            return BdiaRule(gamma, bits, law.side_bits) if bits is not None else FloatBdiaRule(gamma.value, bits)
-        return FloatBdiaRule(gamma.repeat(rows) if rows != 1 else gamma, bits)
+        if isinstance(gamma, Gamma) and bits is not None:
+            return BdiaRule(gamma, bits, law.side_bits, rows)
+        value = gamma.value if isinstance(gamma, Gamma) else gamma
+        return FloatBdiaRule(value.repeat(rows) if rows != 1 else value, bits)
 
     def call_layer(self, layer: nn.Module, place: int, original: Callable, args: tuple, kwargs: dict) -> Any:
         """Run one layer that somebody else's loop calls, with its update.
