@@ -68,14 +68,14 @@ class LayerCall:
         Raises:
             RuntimeError: the cache holds something already, and the layer will be recomputed.
         """
-        if self._kwargs.get("use_cache"):
-            self._kwargs["use_cache"] = False
         self._kwargs = {n: self._without_cache(n, value, refuses_filled) for n, value in self._kwargs.items()}
         names = [*_positional_names(self._original), *[""] * len(self._args)]
         behind_stream = zip(names[1:], self._args, strict=False)
         self._args = tuple(self._without_cache(n, value, refuses_filled) for n, value in behind_stream)
 
     def _without_cache(self, name: str, value: Any, refuses_filled: bool) -> Any:
+        if name == "use_cache":
+            return False
         if not _is_cache(name, value):
             return value
         if not _is_filled(value):

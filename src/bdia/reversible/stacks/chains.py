@@ -42,10 +42,14 @@ def _walk(module: nn.Module, path: str) -> Iterator[ChainSpec]:
         return
     for name, child in module.named_children():
         here = _join(path, name)
-        if name not in PARALLEL and _is_chain(child):
+        if _may_hold_layers(name) and _is_chain(child):
             yield ChainSpec(here, list(child))
         else:
             yield from _walk(child, here)
+
+
+def _may_hold_layers(name: str) -> bool:
+    return name not in PARALLEL and "embed" not in name  # hierarchical models list their stages' embeddings
 
 
 def _is_chain(module: nn.Module) -> bool:
@@ -69,6 +73,8 @@ def _of_one_stream(module: nn.Module) -> bool:
     """Whether the members name their first argument alike (Jamba: attention and Mamba layers in turn)."""
     if not isinstance(module, nn.ModuleList) or len(module) < 3 or not all(map(_has_norm, module)):
         return False
+    if not _repeats(module):  # stages of a hierarchical model (MobileViT) are of different sizes
+        return False
     return len({next(iter(inspect.signature(layer.forward).parameters), None) for layer in module}) == 1
 
 
@@ -81,11 +87,18 @@ def _is_stage(module: nn.Module) -> bool:
     inner = [
         child
         for name, child in module.named_children()
-        if name not in PARALLEL and _is_list(child) and _of_one_class(child) and not _holds_stages(child)
+        if _may_hold_layers(name) and _is_list(child) and _of_one_class(child) and not _holds_stages(child)
+        if _repeats(child)
     ]
     inside = {part for child in inner for part in child.modules()}
     attends = any("atten" in type(part).__name__.lower() for part in module.modules() if part not in inside)
     return not attends and 2 * sum(map(_size, inner)) > _size(module) > 0 and any(map(_has_norm, inner))
+
+
+def _repeats(module: nn.Module) -> bool:
+    """Whether two members have parameters of the same shapes; the convolutions inside a residual block have not."""
+    shapes = [tuple(parameter.shape for parameter in member.parameters()) for member in module.children()]
+    return len(set(shapes)) < len(shapes)
 
 
 def _size(module: nn.Module) -> int:
