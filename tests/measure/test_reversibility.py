@@ -1,6 +1,9 @@
 """ReversibilityCheck: 0 on the grid, an honest error off it, and verification as it was before."""
 
+from pathlib import Path
+
 import pytest
+import torch
 from lightning.pytorch import Callback
 
 from bdia.train import train
@@ -41,3 +44,17 @@ def test_verification_is_on_for_one_batch_and_then_as_before(tiny, add_callbacks
     train(tiny("trainer.max_epochs=1", "stack=revvit"))
     assert spy.during == [False, False, True, False, False]
     assert spy.after == [False] * 5
+
+
+def test_a_grid_that_was_chosen_is_in_the_record_and_in_the_checkpoint(tiny):
+    cfg = tiny("trainer.max_epochs=1", "stack=bdia", "stack.bits=auto")
+    record = train(cfg)
+    bits = record.final("grid_bits")
+    assert 9 < bits <= 20
+    (checkpoint,) = Path(cfg.paths.runs).rglob("final.ckpt")
+    (state,) = torch.load(checkpoint, weights_only=False)["reversible"].values()
+    assert state["bits"] == bits and not state["chooses_bits"] and state["largest"] < 2.0 ** (24 - bits)
+
+
+def test_a_grid_that_was_given_has_no_row(tiny):
+    assert train(tiny("trainer.max_epochs=1", "stack=bdia")).curve("grid_bits") == []

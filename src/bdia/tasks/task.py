@@ -10,13 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from bdia.reversible import GammaLaw
-
-
-def gamma_laws(net: nn.Module) -> list[GammaLaw]:
-    """Return the laws that the stacks of a network draw gamma from, each once, in the order of its modules."""
-    laws = (getattr(module, "gamma", None) for module in net.modules())
-    return list({id(law): law for law in laws if isinstance(law, GammaLaw)}.values())
+from bdia.reversible import load_training_state, training_state
 
 
 class Task(LightningModule):
@@ -87,15 +81,15 @@ class Task(LightningModule):
         optimizer.zero_grad(set_to_none=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the gradients of a started accumulation (else there are none), and how far the laws of gamma are."""
+        """Save what gradient accumulation holds so far, none between optimizer steps, and the state of stacks."""
+        checkpoint["reversible"] = training_state(self.net)
         checkpoint["gradients"] = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
-        checkpoint["gamma_laws"] = [law.state_dict() for law in gamma_laws(self.net)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the laws of gamma; keep the gradients until training starts, because Lightning clears them before."""
+        """Restore the stacks; keep gradients until training starts, for Lightning clears them before."""
+        if "reversible" in checkpoint:  # not in those of commit 97832fb and before
+            load_training_state(self.net, checkpoint["reversible"])
         self.gradients = checkpoint.get("gradients", {})
-        for law, state in zip(gamma_laws(self.net), checkpoint.get("gamma_laws", ()), strict=False):
-            law.load_state_dict(state)
 
     def on_train_start(self) -> None:
         """Restore them."""
