@@ -58,12 +58,17 @@ def laws_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def costs(runs: Sequence[Mapping[str, Any]], cells: Sequence[str]) -> dict[str, dict[str, Paired]]:
-    """Return {law: {cell: final validation loss minus that of the standard model}} of all laws but the standard."""
-    return {
-        law: {cell: Paired.of(by_seed(runs, cell, law), by_seed(runs, cell, STANDARD)) for cell in cells}
-        for law in laws_of(runs)
-        if law != STANDARD
-    }
+    """Return {law: {cell: final validation loss minus that of the standard model}} of all laws but the standard.
+
+    A cell in which a law did not run is left out of that law's entry.
+    """
+    found: dict[str, dict[str, Paired]] = {law: {} for law in laws_of(runs) if law != STANDARD}
+    for law, of in found.items():
+        for cell in cells:
+            values = by_seed(runs, cell, law)
+            if values:
+                of[cell] = Paired.of(values, by_seed(runs, cell, STANDARD))
+    return found
 
 
 def chosen_law(runs: Sequence[Mapping[str, Any]], cells: Sequence[str]) -> tuple[str, bool]:
@@ -75,7 +80,7 @@ def chosen_law(runs: Sequence[Mapping[str, Any]], cells: Sequence[str]) -> tuple
     Returns:
         The law, and whether it stays within the margin.
     """
-    cost = costs(runs, cells)
+    cost = {law: of for law, of in costs(runs, cells).items() if len(of) == len(cells)}  # laws that ran everywhere
     worst = {law: max(paired.mean for paired in of.values()) for law, of in cost.items()}
     within = [law for law, value in worst.items() if value <= MARGIN]  # false for NaN
     if not within:

@@ -18,6 +18,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         _introduction(document),
         *(_cell(document, cell) for cell in cells.values()),
         _rule(document, [name for name, cell in cells.items() if cell["in_rule"]]),
+        _findings(costs(document["runs"], list(cells))),
         _grids(document["grids"]),
         _rates(document["rates"]),
     ]
@@ -104,7 +105,6 @@ def _rule(document: Mapping[str, Any], cells: Sequence[str]) -> str:
         "the seeds), take the one that needs the fewest side bits in its most expensive pass; of equal ones, that with "
         f"the lower mean cost. {answer}\n",
         _table(["gamma", *cells, "worst cell within the margin"], rows),
-        *_findings(cost),
     ]
     return "\n".join(lines)
 
@@ -113,16 +113,20 @@ def _worst(of: Mapping[str, Paired]) -> str:
     return "yes" if max(paired.mean for paired in of.values()) <= MARGIN else "no"
 
 
-def _findings(cost: Mapping[str, Mapping[str, Paired]]) -> list[str]:
+def _findings(cost: Mapping[str, Mapping[str, Paired]]) -> str:
     """Say in which cells a law is resolved to be better or worse than the standard model."""
-    lines = [""]
+    tested = sum(len(of) for of in cost.values())
+    lines = [
+        f"## Which differences are resolved\n\nOf {tested} intervals of 95 %, about {tested / 20:.0f} would leave out "
+        "0 by chance alone.\n"
+    ]
     for sign, word in ((-1, "lower"), (1, "higher")):
         found = [f"{law} ({cell})" for law, of in cost.items() for cell, paired in of.items() if paired.sign == sign]
         lines.append(
             f"- Final validation loss {word} than standard, by more than the 95 % interval: "
             f"{'; '.join(found) if found else 'none'}."
         )
-    return lines
+    return "\n".join(lines)
 
 
 def _grids(rows: Sequence[Mapping[str, Any]]) -> str:

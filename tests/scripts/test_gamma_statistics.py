@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from gamma_study.statistics import Paired, by_seed, chosen_law
+from gamma_study.statistics import Paired, by_seed, chosen_law, costs
 from gamma_study.table import markdown
 from scripts_helpers import document, run, runs
 
@@ -69,7 +69,19 @@ def test_cells_outside_the_rule_do_not_change_its_answer():
     laws = {"A": ([1.0], {"one": 0.0, "two": 0.0, "extra": 0.5}), "B": ([4.0], same(0.0, ("one", "two", "extra")))}
     page = markdown(document(runs(("one", "two", "extra"), laws), ("one", "two", "extra")))
     assert "The rule chooses **A**." in page and "## extra" in page
-    assert "A (extra)" not in page.split("## The default")[1]
+    assert "A (extra)" in page.split("## Which differences are resolved")[1]  # but it is reported
+
+
+def test_a_law_that_ran_in_some_cells_only_is_reported_for_those():
+    made = runs(("one", "two"), {"A": ([1.0], same(0.0)), "B": ([1.0], same(0.5))})
+    made = [row for row in made if (row["cell"], row["law"]) != ("two", "B")]
+    assert {law: list(of) for law, of in costs(made, ("one", "two")).items()} == {"A": ["one", "two"], "B": ["one"]}
+
+
+def test_a_law_that_did_not_run_in_every_cell_is_not_chosen():
+    made = runs(("one", "two"), {"A": ([4.0], same(0.0)), "B": ([1.0], same(0.0))})
+    made = [row for row in made if (row["cell"], row["law"]) != ("two", "B")]
+    assert chosen_law(made, ("one", "two")) == ("A", True)
 
 
 def test_the_table_shows_means_deviations_and_paired_differences():
