@@ -115,6 +115,15 @@ def _saved_arguments(cfg: DictConfig, tokenizer_file: Path) -> tuple[dict[str, A
     return {"vocab_size": tokenizer.get_vocab_size()}, {"tokenizer": tokenizer}
 
 
+def image_preprocessing(checkpoint: Path) -> dict[str, Any]:
+    """Return `mean` and `std` per channel and `label_names` of the images that a run was trained on; {} for text."""
+    cfg = OmegaConf.load(checkpoint.parent / "config.yaml")
+    if get_class(cfg.data._target_).kind != "images":
+        return {}
+    data = build_data(cfg)
+    return {"mean": list(data.mean), "std": list(data.std), "label_names": list(data.class_names)}
+
+
 def build_callbacks(cfg: DictConfig, checkpoints: Path) -> list[Callback]:
     """Build the callbacks; the checkpoint callback gets its folder here."""
     callbacks = instantiate(cfg.callbacks, _convert_="all")

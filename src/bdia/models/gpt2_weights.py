@@ -1,8 +1,9 @@
-"""GPT-2 weights in Hugging Face's layout -> the names and shapes of `bdia.models.gpt2.Gpt2`."""
+"""GPT-2 weights between Hugging Face's layout and the names and shapes of `bdia.models.gpt2.Gpt2`, both ways."""
 
 import re
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -54,6 +55,55 @@ def load_gpt2_weights(net: nn.Module, path: Path) -> None:
     if missing := sorted(own.keys() - found.keys()):
         raise ValueError(f"{path.name} has no weights for {', '.join(missing[:3])}: set model.net.depth or stack.merge")
     net.load_state_dict(found)
+
+
+def huggingface_weights(net: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a `Gpt2` under Hugging Face's names and in its shapes; the inverse of `load_gpt2_weights`.
+
+    Raises:
+        ValueError: a weight that GPT-2 does not have, as RevViT's map of two streams to one.
+    """
+    outside = {ours: theirs for theirs, ours in _OUTSIDE.items()}
+    in_block = {ours: theirs for theirs, ours in _IN_BLOCK.items()}
+    found = {}
+    for name, tensor in net.state_dict().items():
+        match = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
+        if name in outside:
+            found[f"transformer.{outside[name]}"] = tensor
+        elif match and match[2] in in_block:
+            block, layer, kind = match.groups()
+            linear = kind == "weight" and not layer.startswith("norm")
+            found[f"transformer.h.{block}.{in_block[layer]}.{kind}"] = tensor.T if linear else tensor
+        else:
+            raise ValueError(f"{name} has no place in Hugging Face's GPT-2: train with a stack of one stream")
+    return found
+
+
+def huggingface_config(net: nn.Module, end_of_document: int | None = None) -> dict[str, Any]:
+    """Return the config.json of transformers' GPT2LMHeadModel for a `Gpt2`.
+
+    Args:
+        end_of_document: id of the token that begins and ends a text; None: none is named.
+    """
+    vocab_size, width = net.tokens.weight.shape
+    attention = net.blocks[0].attn
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": vocab_size,
+        "n_positions": net.longest,
+        "n_embd": width,
+        "n_layer": len(net.blocks),
+        "n_head": attention.heads,
+        "activation_function": "gelu_pytorch_tanh",  # the function of gelu_new, in the kernel that Gpt2 uses
+        "layer_norm_epsilon": net.join.norm.eps,
+        "embd_pdrop": net.dropout.p,
+        "resid_pdrop": attention.proj_drop.p,
+        "attn_pdrop": attention.attention_dropout,
+        "tie_word_embeddings": True,
+        "bos_token_id": end_of_document,
+        "eos_token_id": end_of_document,
+    }
 
 
 def _translate(name: str, tensor: Tensor) -> tuple[str, Tensor]:
