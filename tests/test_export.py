@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
@@ -197,6 +198,53 @@ def test_a_model_of_transformers_is_written_by_its_own_method(tmp_path, elsewher
     wanted = own(net, batch).logits
     bdia.export(net, tmp_path / "out", "transformers")
     assert torch.equal(elsewhere(LOAD["transformers"], batch), wanted)
+
+
+@pytest.mark.parametrize("stack", ["convert", "BdiaStack"])
+def test_a_model_of_transformers_that_was_trained_reversibly_is_an_ordinary_one_in_its_files(
+    stack, tmp_path, elsewhere
+):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=11, n_positions=16, n_embd=12, n_layer=3, n_head=2)
+    net, batch = transformers.GPT2LMHeadModel(config).train(), tokens(2, 9, vocab_size=11)
+    if stack == "convert":
+        bdia.convert(net)
+    else:
+        net.transformer.h = BdiaStack(net.transformer.h, quantize_eval=False)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(batch, labels=batch).loss.backward()
+    optimizer.step()
+    bdia.export(net, tmp_path / "out", "transformers")
+    assert net.training and (stack != "convert" or bdia.revert(net) == 3)  # it is still converted
+    assert torch.equal(elsewhere(LOAD["transformers"], batch), own(net, batch).logits)
+
+
+def test_a_converted_model_of_timm_is_an_ordinary_one_in_its_files(tmp_path, elsewhere):
+    torch.manual_seed(0)
+    net, images = timm.create_model("vit_tiny_patch16_224", num_classes=5, **TIMM), torch.randn(3, 3, 16, 16)
+    bdia.convert(net)
+    net.train()(images).sum().backward()
+    bdia.export(net, tmp_path / "out", "timm", arguments={"num_classes": 5, **TIMM})
+    assert torch.equal(elsewhere(LOAD["timm"], images), own(net, images))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"quantize_eval": True},
+            r"quantize_eval=True .*format=torch of a converted model cannot hold: set drop_rounding",
+        ),
+        ({"eval_gamma": "1/2"}, r"eval_gamma=1/2.*; set eval_gamma=0"),
+    ],
+)
+def test_a_converted_model_whose_inference_is_not_the_standard_one_is_refused(settings, message, tmp_path):
+    net = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 3)
+    bdia.convert(net, **settings)
+    with pytest.raises(ValueError, match=message):
+        bdia.export(net, tmp_path / "out", "torch")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_model_itself_is_left_as_it_is(tmp_path):

@@ -43,7 +43,7 @@ def test_the_engine_imports_torch_and_the_standard_library_only():
         "bdia", "torch", "__future__", "collections", "contextlib", "enum", "fractions", "functools", "inspect", "math",
         "typing", "warnings",
     }  # fmt: skip
-    for path in (PACKAGE / "reversible").glob("*.py"):
+    for path in (PACKAGE / "reversible").rglob("*.py"):
         assert {name.split(".")[0] for name in imports(path)} <= allowed, path.name
 
 

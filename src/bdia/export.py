@@ -31,9 +31,11 @@ from torch import Tensor, nn
 
 from bdia.models import Gpt2, Seq2SeqTransformer, VisionTransformer
 from bdia.models.gpt2_weights import huggingface_config, huggingface_weights
-from bdia.reversible import BdiaStack, BlockStack, RevVitStack
-from bdia.reversible.branches import branches
-from bdia.reversible.grid import quantize
+from bdia.reversible import BdiaStack, BlockStack, RevVitStack, revert
+from bdia.reversible.arithmetic.grid import quantize
+from bdia.reversible.stacks.bdia import BdiaUpdates
+from bdia.reversible.stacks.branches import branches
+from bdia.reversible.stacks.engage import engaged
 
 WEIGHTS = "model.safetensors"
 PROGRAM = "program.pt2"
@@ -139,7 +141,7 @@ class _PlainLoop(nn.Sequential):
     """A stack in `eval()`, without the engine: the blocks in turn, the stream rounded to the grid where bits is set."""
 
     def __init__(self, stack: BlockStack, bits: int | None) -> None:
-        super().__init__(*stack)
+        super().__init__(*stack.blocks)
         self.bits = bits
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
@@ -168,12 +170,16 @@ class _PlainRevVit(_PlainLoop):
 
 
 def _plain(net: nn.Module, format: str, drop_rounding: bool) -> nn.Module:
-    """Return a copy on the CPU, in `eval()`, whose stacks are plain loops over their blocks.
+    """Return a copy on the CPU, in `eval()`: a converted model is reverted, stacks are plain loops over their blocks.
 
     Raises:
-        ValueError: a stack whose inference the format cannot hold.
+        ValueError: an inference that the format cannot hold.
     """
     net = copy.deepcopy(net).cpu().eval()
+    for module in net.modules():
+        if (forward := engaged(module)) is not None and _rounding(forward.owner, drop_rounding) is not None:
+            raise ValueError(_cannot_round(forward.owner, f"format={format} of a converted model"))
+    revert(net)
     if isinstance(net, BlockStack):
         return _plain_stack(net, format, drop_rounding)
     for module in list(net.modules()):
@@ -188,20 +194,31 @@ def _plain_stack(stack: BlockStack, format: str, drop_rounding: bool) -> nn.Modu
         if format != "torch":
             raise ValueError(f"RevVitStack has two streams, which {format} cannot hold: {TORCH}")
         return _PlainRevVit(stack)
-    bits = None
-    if isinstance(stack, BdiaStack):
-        if stack.eval_gamma:
-            raise ValueError(
-                f"eval_gamma={stack.eval_gamma}: the model differs from the standard one at inference; "
-                "set stack.eval_gamma=0"
-            )
-        bits = stack.bits if stack.quantize_eval and not drop_rounding else None
+    bits = _rounding(stack, drop_rounding) if isinstance(stack, BdiaStack) else None
     if bits is not None and format != "torch":
-        raise ValueError(
-            f"quantize_eval=True rounds the stream to 2^-{bits} at inference, which {format} cannot hold: set "
-            f"drop_rounding=true for the model without it, and measure it without it (quantize_eval=False); {TORCH}"
-        )
+        raise ValueError(f"{_cannot_round(stack, format)}; {TORCH}")
     return _PlainLoop(stack, bits)
+
+
+def _rounding(updates: BdiaUpdates, drop_rounding: bool) -> int | None:
+    """Return the bits that the stream is rounded to at inference, None where it is not or need not be.
+
+    Raises:
+        ValueError: the inference is not the standard model's.
+    """
+    if updates.eval_gamma:
+        raise ValueError(
+            f"eval_gamma={updates.eval_gamma}: the model differs from the standard one at inference; "
+            f"set {updates.prefix}eval_gamma=0"
+        )
+    return updates.bits if updates.quantize_eval and not drop_rounding else None
+
+
+def _cannot_round(updates: BdiaUpdates, holder: str) -> str:
+    return (
+        f"quantize_eval=True rounds the stream to 2^-{updates.bits} at inference, which {holder} cannot hold: set "
+        "drop_rounding=true for the model without it, and measure it without it (quantize_eval=False)"
+    )
 
 
 # --- the formats ---

@@ -6,7 +6,7 @@ from torch import nn
 
 from bdia.models.attention import CrossAttention, SelfAttention
 from bdia.models.blocks import Block, DecoderBlock, Join, feed_forward
-from bdia.reversible.branches import branches
+from bdia.reversible.stacks.branches import branches
 
 B, T, S, D = 3, 5, 4, 8
 

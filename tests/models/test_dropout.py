@@ -8,11 +8,11 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import bdia.models.dropout as module
-import bdia.reversible.compiled as compiled
+import bdia.reversible.engine.compiled as compiled
 from bdia.measure.storage_meter import StorageMeter
 from bdia.models.dropout import LEVELS, SLICE, Dropout, _drop, _DropByHash, _DropByMask, _kept, _mask, hashed
 from bdia.reversible import BdiaStack
-from bdia.reversible.compiled import COMPILE_FROM, CompilerWarning
+from bdia.reversible.engine.compiled import COMPILE_FROM, CompilerWarning
 
 KEY = torch.tensor([12345, -678910], dtype=torch.int32)
 SIZES = {"mask": (64, 512), "hash": (64, 1537)}  # 1537: no whole vectors, and a last slice that is not full

@@ -6,7 +6,7 @@ from reversible_helpers import D, TinyBlock, make_tokens
 from torch import nn
 
 from bdia.reversible import RevVitStack
-from bdia.reversible.branches import branches
+from bdia.reversible.stacks.branches import branches
 
 
 class Scale(nn.Module):

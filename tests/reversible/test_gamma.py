@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bdia.reversible import Constant, Discrete, Gamma, TwoPoint, Uniform
-from bdia.reversible.gamma import GammaMeanWarning, as_fraction
+from bdia.reversible.arithmetic.gamma import GammaMeanWarning, as_fraction
 
 
 def quiet(law, *args, **kwargs):

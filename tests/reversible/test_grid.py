@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bdia.reversible import GridOverflowError
-from bdia.reversible.grid import check_bits, check_range, largest_magnitude, quantize
+from bdia.reversible.arithmetic.grid import check_bits, check_range, largest_magnitude, quantize
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

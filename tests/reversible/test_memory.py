@@ -85,7 +85,7 @@ def test_the_peak_of_a_training_step_hardly_grows_with_depth():
 
 @pytest.mark.parametrize("frozen", [0, 2])
 def test_states_are_released_during_backward(frozen):
-    """Probe at every block's backward: never more than three streams of the tape alive."""
+    """Probe at every block's backward: never more than three streams of the pass alive."""
     seen = []
 
     class Probe(torch.autograd.Function):

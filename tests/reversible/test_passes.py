@@ -1,246 +1,473 @@
-"""The compiled pass gives the bits of the eager one; without a compiler the eager one takes over, and says so."""
+"""A pass: what is refused, what is noticed, what stays valid."""
 
-import contextlib
+import gc
 import warnings
 
 import pytest
 import torch
-from reversible_helpers import HALF, D, T, assert_bit_equal, gamma_of, gradients, make_blocks, make_tokens
-from torch._dynamo.utils import counters
+from reversible_helpers import B, Call, D, T, gradients, loss_of, make_blocks, make_tokens
+from torch import nn
 
-import bdia.reversible.compiled as compiled_module
-import bdia.reversible.passes as passes
-from bdia.measure.storage_meter import StorageMeter
-from bdia.measure.traced_step import fake_tensors
-from bdia.reversible import BdiaStack, TwoPoint
-from bdia.reversible.compiled import CompilerWarning
-from bdia.reversible.passes import bit_sum, forward_pass, gradient_pass, inverse_pass
-from bdia.reversible.rules import BdiaRule, bdia_transpose
+from bdia.reversible import BdiaStack, Constant, GridOverflowError, ReversibilityError, RevVitStack, TwoPoint
+from bdia.reversible.arithmetic.reference import reference_forward
+from bdia.reversible.engine.passes import Pass
 
-
-@pytest.fixture(scope="module")
-def compiler():
-    """Skip where there is no compiler; the first kernels of this process are made here."""
-    try:
-        both(*step_inputs(gamma_of("1/2", "-1/2"), (2, 40)))
-    except RuntimeError as error:
-        pytest.skip(f"no compiler here: {error}")
+REVERSIBLE = {
+    "bdia": lambda blocks: BdiaStack(blocks, keep=0),
+    "bdia keep 1": lambda blocks: BdiaStack(blocks, keep=1),
+    "bdia float": lambda blocks: BdiaStack(blocks, bits=None),
+    "revvit": RevVitStack,
+    "revvit grid": lambda blocks: RevVitStack(blocks, grid_bits=9),
+}
 
 
-@pytest.fixture
-def kernels_made(compiler):
-    """kernels_made(): how many kernels this test compiled so far."""
-    before = counters["stats"]["unique_graphs"]
-    return lambda: counters["stats"]["unique_graphs"] - before
+# --- more than one backward ---
 
 
-def step_inputs(gamma, shape, dtype=torch.float32, bits=9):
-    """A rule and x_prev, x_curr, y; large values too."""
-    side_bits = int(gamma.denominator.max() - 1).bit_length()
-    generator = torch.Generator().manual_seed(len(gamma.numerator) + shape[-1])
-    x_prev, x_curr = (torch.randint(-(2**19), 2**19, shape, generator=generator) / 2**bits for _ in range(2))
-    return BdiaRule(gamma, bits, side_bits), x_prev, x_curr, (50 * torch.randn(shape, generator=generator)).to(dtype)
+@pytest.mark.parametrize("make", REVERSIBLE.values(), ids=REVERSIBLE)
+def test_a_second_backward_is_refused_with_the_ways_out(make):
+    loss = loss_of(make(make_blocks(3))(make_tokens()))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match=r"second backward.*[Rr]un the forward again.*stack\.backward=stored"):
+        loss.backward()
 
 
-def both(rule, x_prev, x_curr, y, note=True, verify=True):
-    """What the two passes make of one update and of its inverse: two lists of tensors."""
+@pytest.mark.parametrize("make", REVERSIBLE.values(), ids=REVERSIBLE)
+def test_a_second_loss_of_the_same_forward_is_refused(make):
+    out = make(make_blocks(3))(make_tokens())
+    loss_of(out[:, :2]).backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="sum the losses"):
+        loss_of(out[:, 2:]).backward()
+
+
+@pytest.mark.parametrize("make", REVERSIBLE.values(), ids=REVERSIBLE)
+def test_a_graph_of_the_gradient_is_refused_with_the_way_out(make):
+    x = make_tokens()
+    with pytest.raises(RuntimeError, match=r"create_graph=True.*stack\.backward=stored"):
+        torch.autograd.grad(loss_of(make(make_blocks(3))(x)), x, create_graph=True)
+
+
+def test_stored_allows_a_second_backward_and_a_graph_of_the_gradient():
+    x = make_tokens()
+    stack = BdiaStack([Call(lambda self, x: x + torch.tanh(x * self.weight)) for _ in range(3)], backward="stored")
+    loss = loss_of(stack(x))
+    first = torch.autograd.grad(loss, x, retain_graph=True)[0]
+    again = torch.autograd.grad(loss, x, create_graph=True)[0]
+    assert torch.equal(first, again)
+    again.square().sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_a_graph_of_the_gradient_is_that_of_plain_autograd_where_everything_is_stored():
+    blocks = [Call(lambda self, x: x + torch.tanh(x * self.weight)) for _ in range(5)]
+    gammas, found = [None, *(TwoPoint("3/5").sample(B) for _ in blocks[1:])], []
+
+    class Drawn(TwoPoint):
+        def sample(self, *args, **kwargs):
+            return next(draws)
+
+    draws = iter(gammas[1:])
+    for forward in (
+        BdiaStack(blocks, Drawn("3/5"), backward="stored"),
+        lambda x: reference_forward(blocks, x, gammas, 9)[-1],
+    ):
+        x = make_tokens()
+        first = torch.autograd.grad(loss_of(forward(x)), x, create_graph=True)[0]
+        found.append(torch.autograd.grad(first.square().sum(), [x, *(block.weight for block in blocks)]))
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) and b.abs().sum() > 0 for a, b in zip(*found, strict=True))
+
+
+def test_a_refused_second_backward_leaves_the_next_forward_usable():
+    stack, x = BdiaStack(make_blocks(3), keep=0), make_tokens()
+    wanted = gradients(stack, x)
+    loss = loss_of(stack(x))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError):
+        loss.backward()
+    found = gradients(stack, x)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_gradients_of_kept_blocks_leave_the_full_backward_possible_and_exact(keep):
+    stack, x = BdiaStack(make_blocks(5, 0.1), keep=keep), make_tokens()
+    wanted = gradients(stack, x)
+    torch.manual_seed(0)
+    loss = loss_of(stack(x))
+    late = list(stack[-1].parameters())
+    early_found = torch.autograd.grad(loss, late, retain_graph=True)
+    assert all(torch.equal(a, b) for a, b in zip(early_found, wanted[-len(late) :], strict=True))
+    for tensor in (x, *stack.parameters()):
+        tensor.grad = None
+    loss.backward()
+    found = [x.grad, *(p.grad for p in stack.parameters())]
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted[1:], strict=True))
+
+
+@pytest.mark.parametrize("lowest", [0, 2, 4])
+def test_after_a_backward_that_stopped_at_a_released_block_the_next_one_is_refused(lowest):
+    stack, x = BdiaStack(make_blocks(5), keep=0), make_tokens()
+    loss = loss_of(stack(x))
+    torch.autograd.grad(loss, list(stack[lowest].parameters()), retain_graph=True)
+    with pytest.raises(RuntimeError, match="second backward"):
+        loss.backward()
+
+
+def test_an_exception_inside_backward_does_not_poison_the_stack():
+    stack, x = BdiaStack(make_blocks(4)), make_tokens()
+    wanted = gradients(stack, x)
+    handle = stack[1].mlp[0].weight.register_hook(lambda grad: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        gradients(stack, x)
+    handle.remove()
+    found = gradients(stack, x)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+# --- blocks that do not repeat themselves ---
+
+
+class Unrepeatable(nn.Module):
+    """Adds a number that grows from call to call: stands for a non-deterministic kernel."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.calls, self.step, self.weight = 0, step, nn.Parameter(torch.ones(D))
+
+    def forward(self, x):
+        self.calls += 1
+        return x + torch.tanh(x * self.weight) + self.calls * self.step
+
+
+class CountsItself(nn.Module):
+    """Changes its own buffer, which its output depends on."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(1))
+        self.weight = nn.Parameter(torch.ones(D))
+
+    def forward(self, x):
+        self.scale *= 1.1
+        return x + torch.tanh(x * self.weight) * self.scale.clone()
+
+
+def private_noise(self, x):
+    if not hasattr(self, "generator"):
+        self.generator = torch.Generator().manual_seed(0)
+    return x + torch.tanh(x * self.weight) * torch.rand(x.shape, generator=self.generator)
+
+
+FAULTY = {
+    "non-deterministic": lambda: Unrepeatable(0.05),
+    "own state": CountsItself,
+    "own generator": lambda: Call(private_noise),
+}
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("position", [0, 1, 2, 4])
+@pytest.mark.parametrize("fault", FAULTY)
+def test_a_block_that_does_not_repeat_itself_is_caught_and_named(fault, position, keep):
+    blocks = make_blocks(6, 0.1)
+    blocks[position] = FAULTY[fault]()
+    loss = loss_of(BdiaStack(blocks, keep=keep)(make_tokens()))
+    with pytest.raises(ReversibilityError, match=rf"block {position}:.*non-deterministic.*stack\.backward=stored"):
+        loss.backward()
+
+
+def test_a_single_changed_value_is_enough():
+    class OneValue(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls, self.weight = 0, nn.Parameter(torch.ones(D))
+
+        def forward(self, x):
+            self.calls += 1
+            y = x * self.weight
+            bump = torch.zeros_like(y)
+            bump[-1, -1, -1] = 0.01 * self.calls
+            return y + bump
+
+    for position in (0, 1, 2):
+        blocks = make_blocks(4)
+        blocks[position] = OneValue()
+        with pytest.raises(ReversibilityError, match=f"block {position}:"):
+            loss_of(BdiaStack(blocks)(make_tokens())).backward()
+
+
+@pytest.mark.parametrize("position", [2, 3, 4])
+def test_the_first_trained_block_is_watched_below_frozen_ones_too(position):
+    blocks = make_blocks(5)
+    for block in blocks[:2]:
+        block.requires_grad_(False)
+    blocks[position] = Unrepeatable(0.05)
+    with pytest.raises(ReversibilityError, match=f"block {position}:"):
+        loss_of(BdiaStack(blocks, keep=0)(make_tokens().detach())).backward()
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_without_verify_the_same_block_is_not_caught(position):
+    blocks = make_blocks(4)
+    blocks[position] = Unrepeatable(0.05)
+    loss_of(BdiaStack(blocks, verify=False)(make_tokens())).backward()
+
+
+def test_a_kept_last_block_need_not_repeat_itself():
+    stack = BdiaStack([*make_blocks(3), Unrepeatable(0.05)], keep=1)
+    loss_of(stack(make_tokens())).backward()
+    assert stack[-1].calls == 1
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_revvit_on_the_grid_catches_and_names_it_too(position):
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = Unrepeatable(0.05)
+
+        def branches(self):
+            return self.block, nn.Identity()
+
+    blocks = make_blocks(3)
+    blocks[position] = Half()
+    with pytest.raises(ReversibilityError, match=f"block {position}"):
+        loss_of(RevVitStack(blocks, grid_bits=9)(make_tokens())).backward()
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_parameters_changed_between_forward_and_backward_are_an_error(position):
+    stack = BdiaStack(make_blocks(4), keep=0)
+    loss = loss_of(stack(make_tokens()))
+    stack[position].mlp[2].bias.data += 0.5  # past autograd's version counters
+    with pytest.raises(ReversibilityError, match=f"block {position}:"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["reversible", "stored"])
+def test_a_block_that_changes_its_input_in_place_is_an_error_and_no_wrong_gradient(position, mode):
+    def in_place(self, x):
+        return x.mul_(0.5) * self.weight
+
+    blocks = make_blocks(4)
+    blocks[position] = Call(in_place)
+    with pytest.raises((RuntimeError, ReversibilityError)):
+        loss_of(BdiaStack(blocks, keep=0, backward=mode)(make_tokens())).backward()
+
+
+# --- what the caller sees stays valid ---
+
+
+def test_changing_the_output_in_place_is_an_error_where_backward_needs_it():
+    out = BdiaStack(make_blocks(3), keep=0)(make_tokens())
+    loss = out.sum()  # does not look at the output itself
+    out.detach().add_(1)
+    with pytest.raises(RuntimeError, match=r"modified inplace|modified by an inplace"):
+        loss.backward()
+
+
+def test_changing_the_output_past_autograd_is_an_error_too():
+    out = BdiaStack(make_blocks(3), keep=0)(make_tokens())
+    loss = out.sum()
+    out.data.add_(1)
+    with pytest.raises(ReversibilityError, match="block 2:"):
+        loss.backward()
+
+
+def test_an_in_place_operation_on_the_output_that_autograd_records_gives_exact_gradients_or_an_error():
+    stack, x = BdiaStack(make_blocks(3), keep=0), make_tokens()
+    with pytest.raises(RuntimeError, match=r"modified inplace|modified by an inplace"):
+        loss_of(torch.relu_(stack(x))).backward()
+    kept = BdiaStack(list(stack), keep=1)
+    stored = BdiaStack(list(stack), backward="stored")
     found = []
-    for kernel in ("eager", "compiled"):
-        passed = forward_pass(rule, x_prev, x_curr, y, note, verify, kernel)
-        rebuilt = passed.x_next.clone()
-        bits = inverse_pass(rule, rebuilt, x_curr, y, passed.packed, verify, kernel) if note else None
-        found.append([t for t in (*passed, rebuilt if note else None, bits) if t is not None])
-    return found
+    for each in (kept, stored):
+        torch.manual_seed(0)
+        found += torch.autograd.grad(loss_of(torch.relu_(each(x))), x)
+    assert torch.equal(*found)
 
 
-def same_bits(a, b):
-    """Whether two tensors agree in every bit: `torch.equal` does not tell -0.0 from 0.0."""
-    words = [x.view(torch.int32) if x.dtype == torch.float32 else x for x in (a, b)]
-    return torch.equal(*words)
+@pytest.mark.parametrize("make", REVERSIBLE.values(), ids=REVERSIBLE)
+def test_changing_the_input_in_place_after_forward_is_harmless(make):
+    stack, x = make(make_blocks(3)), make_tokens().detach()
+    wanted = gradients(stack, x)
+    torch.manual_seed(0)
+    for parameter in stack.parameters():
+        parameter.grad = None
+    loss = loss_of(stack(x))
+    x.fill_(7)
+    loss.backward()
+    assert all(torch.equal(p.grad, w) for p, w in zip(stack.parameters(), wanted[2:], strict=True))
 
 
-# One gamma per sample: dyadic and general fractions beside each other.
-MIXED = gamma_of("1/2", "-1/2", "3/5", "-7/3", "7/8", "-1/6", "5", "-5/8")
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("on_grid", [True, False])
+def test_input_and_output_keep_their_values_through_forward_and_backward(depth, keep, on_grid):
+    x = make_tokens().detach()
+    x = (x * 512).round() / 512 if on_grid else x
+    before = x.clone()
+    x.requires_grad_()
+    out = BdiaStack(make_blocks(depth), keep=keep)(x)
+    seen = out.detach().clone()
+    assert torch.equal(x, before)
+    loss_of(out).backward()
+    assert torch.equal(x, before) and torch.equal(out, seen)
+    assert x.untyped_storage().nbytes() == out.untyped_storage().nbytes() == B * T * D * 4
+    assert x.untyped_storage().data_ptr() != out.untyped_storage().data_ptr()
 
 
-def test_compiled_and_eager_passes_agree_in_every_bit_without_compiling_again(kernels_made):
-    halves = gamma_of("1/2", "-1/2", "-1/2")
-    for gamma, shape in ((halves, (3, 16)), (MIXED, (8, 5, 24)), (MIXED, (8, 3, 7, 8)), (halves, (3, 65, 512))):
-        for bits in (5, 9):
-            eager, compiled = both(*step_inputs(gamma, shape, bits=bits))
-            assert len(eager) == 6 and all(same_bits(a, b) for a, b in zip(eager, compiled, strict=True))
-            assert same_bits(compiled[-2], step_inputs(gamma, shape, bits=bits)[1])
-    assert kernels_made() <= 2  # each way one for several bit planes; those for one plane are there
+@pytest.mark.parametrize("merge", ["mean", "concat"])
+def test_revvit_keeps_input_and_output_valid(merge):
+    x, stack = make_tokens(), RevVitStack(make_blocks(3), grid_bits=9, merge=merge)
+    before, out = x.detach().clone(), stack(x)
+    seen = out.detach().clone()
+    loss_of(out).backward()
+    assert torch.equal(x, before) and torch.equal(out, seen)
 
 
-@pytest.mark.parametrize(("note", "verify"), [(False, False), (True, False)])
-def test_passes_agree_where_nothing_is_noted_or_summed_and_y_is_bfloat16(kernels_made, note, verify):
-    eager, compiled = both(*step_inputs(MIXED, (8, 5, 24), torch.bfloat16), note, verify)
-    assert kernels_made() and len(eager) == (4 if note else 2)
-    assert all(same_bits(a, b) for a, b in zip(eager, compiled, strict=True))
+# --- range ---
 
 
-def test_a_zero_of_x_next_has_no_sign_in_either_pass(compiler):
-    rule, x_prev, x_curr, y = step_inputs(MIXED, (8, 5, 24))
-    for zero in (0.0, -0.0, -1e-9):
-        for found in both(rule, x_prev.zero_(), x_curr.zero_(), y.fill_(zero)):
-            assert same_bits(found[0], torch.zeros_like(y))
+def blow_up(value):
+    return lambda self, x: x * self.weight + value
 
 
-def test_a_value_that_is_not_finite_reaches_the_peak_of_both_passes(kernels_made):
-    rule, x_prev, x_curr, y = step_inputs(MIXED, (8, 5, 24))
-    y[3, 2, 1] = torch.nan
-    eager, compiled = both(rule, x_prev, x_curr, y)
-    assert eager[2].isnan() and compiled[2].isnan()
-
-
-def test_a_gamma_term_past_the_grid_shows_in_the_peak_of_both_passes_though_the_sum_is_on_it(compiler):
-    rule, x_prev, x_curr, y = step_inputs(gamma_of("7", "7"), (2, 24))
-    x_prev[1, 3] = 2.0**15 - 1  # on the grid of 9 bits, seven times it is not
-    y[1, 3] = -7 / 8 * x_prev[1, 3]
-    x_curr[1, 3] = 0.0
-    for found in both(rule, x_prev, x_curr, y):
-        assert found[2] >= 2.0**24
-
-
-@pytest.mark.parametrize("shape", [(8, 24), (8, 5, 24), (8, 3, 7, 8)])
-def test_compiled_and_eager_gradients_agree_in_every_bit_with_autograds(kernels_made, shape):
-    through, after, later = (torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n in range(3))
-    own, next_rule = (bdia_transpose(gamma.value, len(shape)) for gamma in (MIXED, gamma_of(*8 * ["-3/7"])))
-    shares = [(own.x_curr, after), (next_rule.x_prev, later)]
-    wanted = (through - 2 * (own.x_prev * after)) + next_rule.x_prev * later
-    with torch.no_grad():
-        for kernel in ("eager", "compiled"):
-            assert torch.equal(gradient_pass(through, shares, kernel), wanted)
-    assert torch.equal(gradient_pass(through, shares, "compiled"), wanted)  # create_graph
-
-
-# Of five blocks the first takes no BDIA update, and the last is kept.
-FIVE_BLOCKS = ["_fused_forward"] * 4 + ["_fused_inverse", "_fused_gradient"] * 3
-
-
-def test_a_stack_trains_to_the_same_bits_with_either_kernel(compiler, fused_calls):
-    blocks, x = make_blocks(5, 0.1), make_tokens()
-    found = gradients(BdiaStack(blocks, HALF, kernel="compiled"), x, steps=2)
-    assert fused_calls == 2 * FIVE_BLOCKS
-    assert_bit_equal(found, gradients(BdiaStack(blocks, HALF, kernel="eager"), x, steps=2))
-
-
-@pytest.mark.parametrize("watched", ["save", "meter"])
-def test_the_compiled_kernel_runs_out_of_sight_of_what_watches_operations(kernels_made, fused_calls, watched):
-    torch._dynamo.reset()
-    compiled_module._compiled.cache_clear()
-    blocks, x = make_blocks(5, 0.1), make_tokens()
-    inside = {"save": ["attention"]} if watched == "save" else {}
-    with StorageMeter([x], []) if watched == "meter" else contextlib.nullcontext():
-        found = gradients(BdiaStack(blocks, HALF, kernel="compiled", **inside), x)
-    assert fused_calls == FIVE_BLOCKS
-    assert kernels_made() >= 2
-    assert_bit_equal(found, gradients(BdiaStack(blocks, HALF, kernel="eager"), x))
-
-
-def test_of_fake_tensors_a_kernel_makes_its_results_and_no_temporaries():
-    rule, sizes = step_inputs(MIXED, (8, 5, 24))[0], {}
-    with fake_tensors():
-        x = torch.empty(8, 5, 24)
-        for kernel in ("compiled", "eager"):
-            with StorageMeter([x], []) as meter:
-                passed = forward_pass(rule, x, x, x, note=True, verify=True, kernel=kernel)
-            sizes[kernel] = meter.peak - sum(t.nbytes for t in (x, *passed))
-    assert sizes["compiled"] < x.nbytes / 4 < x.nbytes < sizes["eager"]  # the coefficients of each sample
-
-
-def test_a_sample_that_is_no_multiple_of_eight_values_trains_with_the_compiled_kernel_too(fused_calls):
-    blocks, x = make_blocks(4, width=5), make_tokens(shape=(3, 3, 5))
-    found = gradients(BdiaStack(blocks, TwoPoint("3/5"), kernel="compiled"), x)
-    assert not fused_calls
-    assert_bit_equal(found, gradients(BdiaStack(blocks, TwoPoint("3/5"), kernel="eager"), x))
-
-
-@pytest.fixture
-def fused_calls(monkeypatch):
-    """Names of the compiled passes that ran."""
-    calls, run = [], passes.run_compiled
-
-    def note(function, *rest, **settings):
-        calls.append(function.__name__)
-        return run(function, *rest, **settings)
-
-    monkeypatch.setattr(passes, "run_compiled", note)
-    return calls
-
-
-@pytest.fixture
-def no_compiler(monkeypatch):
-    """A torch.compile that fails as it does without g++."""
-
-    def fail(*args, **kwargs):
-        raise RuntimeError("No working C++ compiler found")
-
-    monkeypatch.setattr(torch, "compile", fail)
-    monkeypatch.setattr(compiled_module, "COMPILE_FROM", 0)
-    monkeypatch.setattr(compiled_module, "_broken", set())
-    compiled_module._compiled.cache_clear()
-
-
-def test_without_a_compiler_auto_warns_once_and_gives_the_same_bits(no_compiler):
-    blocks, x = make_blocks(5, 0.1), make_tokens()
-    with pytest.warns(CompilerWarning, match=r"No working C.. compiler.*stack\.kernel=eager"):
-        found = gradients(BdiaStack(blocks), x)
+@pytest.mark.parametrize("position", [0, 1, 3])
+@pytest.mark.parametrize("mode", ["train reversible", "train stored", "train no_grad", "eval"])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1e6, "1e+06"), (float("nan"), "nan"), (float("inf"), "inf"), (-1e6, "1e+06")]
+)
+def test_a_stream_out_of_range_names_block_value_and_bits(position, mode, value, shown):
+    blocks = make_blocks(4)
+    blocks[position] = Call(blow_up(value))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        gradients(BdiaStack(blocks), x)
-    assert_bit_equal(found, gradients(BdiaStack(blocks, kernel="eager"), x))
+        warnings.simplefilter("ignore")
+        stack = BdiaStack(blocks, Constant("1"), backward="stored" if "stored" in mode else "reversible")
+    stack.train("train" in mode)
+    x = torch.zeros(B, T, D)
+    with torch.set_grad_enabled("no_grad" not in mode), pytest.raises(GridOverflowError) as caught:
+        out = stack(x)
+        loss_of(out).backward()
+    message = str(caught.value)
+    assert f"block {position}:" in message and "bits=9" in message and "32768" in message and "stack.bits" in message
+    value_shown = float(message.split("|x| = ")[1].split(";")[0])
+    assert value_shown == pytest.approx(abs(value), rel=2, nan_ok=True)
 
 
-def test_without_a_compiler_the_compiled_kernel_is_refused_with_the_way_out(no_compiler):
-    with pytest.raises(RuntimeError, match=r"No working C.. compiler.*stack\.kernel=eager"):
-        BdiaStack(make_blocks(3), kernel="compiled")(make_tokens())
+@pytest.mark.parametrize("value", [1e7, float("nan"), float("inf")])
+def test_an_input_out_of_range_is_an_error_in_training_even_if_block_0_hides_it(value):
+    def normalised(self, x):
+        return torch.tanh(torch.nan_to_num(x, 0, 1, -1)) * self.weight
+
+    x = make_tokens().detach()
+    x[0, 0, 0] = value
+    for gamma in ("1/2", "2", "1/256"):
+        with pytest.raises(GridOverflowError):
+            loss_of(BdiaStack([Call(normalised), *make_blocks(2)], TwoPoint(gamma))(x)).backward()
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_a_lack_of_memory_is_not_taken_for_a_lack_of_a_compiler(no_compiler, monkeypatch, error):
-    def fail(*args, **kwargs):
-        raise error
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("position", [0, 2])
+def test_revvit_on_the_grid_names_the_block_out_of_range(position, training):
+    class Half(nn.Module):
+        def __init__(self, which):
+            super().__init__()
+            self.which, self.weight = which, nn.Parameter(torch.ones(D))
 
-    monkeypatch.setattr(torch, "compile", fail)
-    with pytest.raises(type(error)):
-        BdiaStack(make_blocks(3))(make_tokens())
-    assert not compiled_module._broken
+        def branches(self):
+            parts = [lambda x: x * self.weight] * 2
+            parts[self.which] = lambda x: x * self.weight + 1e6
+            return tuple(parts)
 
-
-def test_a_compiler_that_fails_without_a_word_is_left_out_too(no_compiler, monkeypatch):
-    def fail(*args, **kwargs):
-        raise AssertionError
-
-    monkeypatch.setattr(torch, "compile", fail)
-    with pytest.warns(CompilerWarning, match="AssertionError"):
-        BdiaStack(make_blocks(3))(make_tokens())
-
-
-def test_auto_leaves_small_streams_to_the_eager_pass(monkeypatch):
-    monkeypatch.setattr(compiled_module, "_compiled", lambda *_: pytest.fail("compiled"))
-    gradients(BdiaStack(make_blocks(3)), make_tokens())
-    monkeypatch.setattr(compiled_module, "COMPILE_FROM", 2 * T * D)
-    with pytest.raises(pytest.fail.Exception, match="compiled"):
-        gradients(BdiaStack(make_blocks(3)), make_tokens())
+    for which in (0, 1):
+        blocks = make_blocks(3)
+        blocks[position] = Half(which)
+        with pytest.raises(GridOverflowError, match=rf"block {position}.*bits=9"):
+            loss_of(RevVitStack(blocks, grid_bits=9).train(training)(make_tokens())).backward()
 
 
-def test_an_unknown_kernel_is_refused():
-    with pytest.raises(ValueError, match=r"kernel='triton'.*auto, compiled, eager.*stack.kernel"):
-        BdiaStack(make_blocks(2), kernel="triton")
+def test_streams_just_inside_the_range_train_exactly():
+    def near_the_limit(self, x):
+        return x.sign() * 14000 + torch.tanh(x * self.weight)
+
+    blocks = [Call(near_the_limit), *(Call(lambda self, x: x + torch.tanh(x * self.weight)) for _ in range(2))]
+    x, found = make_tokens(), []
+    for mode in ("stored", "reversible"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found.append(gradients(BdiaStack(blocks, Constant("-1/2"), keep=0, backward=mode), x))
+    assert found[0][0].abs().max() > 24000
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 5)])
-def test_the_sum_of_bits_does_not_depend_on_the_layout_and_shows_every_changed_bit(shape):
-    x = torch.randn(shape)
-    wanted = bit_sum(x)
-    assert wanted.dtype == torch.int32
-    shifted = torch.cat([torch.zeros(1), x.flatten()])[1:].view(shape)
-    assert shifted.storage_offset() % 2 and bit_sum(shifted) == wanted
-    assert bit_sum(x.transpose(0, 1).contiguous().transpose(0, 1)) == wanted
-    for place in range(x.numel()):
-        for bit in range(32):
-            changed = x.clone()
-            changed.view(-1).view(torch.int32)[place] ^= 1 << bit if bit < 31 else -(2**31)
-            assert bit_sum(changed) != wanted
+# --- what a block may return ---
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("function", "shown"),
+    [
+        (lambda self, x: (x, None), "tuple"),
+        (lambda self, x: x[:, :-1], r"\(2, 4, 16\)"),
+        (lambda self, x: None, "NoneType"),
+        (lambda self, x: x.sum(), r"\(\)"),
+    ],
+    ids=["tuple", "short", "none", "scalar"],
+)
+def test_a_block_that_returns_something_else_is_named(function, shown, position, training):
+    blocks = make_blocks(3)
+    blocks[position] = Call(function)
+    with pytest.raises(TypeError, match=rf"block {position} returned {shown}.*\(2, 5, 16\).*wrap the block"):
+        BdiaStack(blocks).train(training)(make_tokens())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("make", REVERSIBLE.values(), ids=REVERSIBLE)
+def test_a_stream_that_is_not_float32_is_refused_outside_autocast(make, dtype):
+    with pytest.raises(TypeError, match=f"{dtype}.*float32.*trainer.precision"):
+        make(make_blocks(2))(make_tokens().to(dtype))
+
+
+@pytest.mark.parametrize("make", REVERSIBLE.values(), ids=REVERSIBLE)
+def test_a_bfloat16_input_is_taken_under_autocast_and_gets_its_gradient(make):
+    x, stack = make_tokens().detach().bfloat16().requires_grad_(), make(make_blocks(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = stack(x)
+    assert out.dtype == torch.float32
+    loss_of(out).backward()
+    assert x.grad.dtype == torch.bfloat16 and x.grad.abs().sum() > 0
+
+
+# --- no tape without need ---
+
+
+def test_training_mode_under_no_grad_gives_the_values_of_training_and_keeps_nothing():
+    stack, x = BdiaStack(make_blocks(4, 0.1)), make_tokens()
+    outs = []
+    for context in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
+        torch.manual_seed(0)
+        with context:
+            outs.append(stack(x))
+    assert outs[0].requires_grad and not outs[1].requires_grad and not outs[2].requires_grad
+    assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+
+
+def test_a_forward_without_a_backward_is_released_without_the_garbage_collector():
+    stack, x = BdiaStack(make_blocks(3), keep=0), make_tokens()
+
+    def passes():
+        return sum(type(o) is Pass for o in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = passes()
+        out = stack(x)
+        held = passes()
+        del out
+        assert (held, passes()) == (before + 1, before)
+    finally:
+        gc.enable()

@@ -19,7 +19,7 @@ from reversible_helpers import (
 )
 
 from bdia.reversible import BdiaStack, CheckpointStack, RevVitStack, StandardStack, TwoPoint
-from bdia.reversible.recompute import nested_checkpoints
+from bdia.reversible.engine.recompute import nested_checkpoints
 
 # Larger than the helpers' default, so that a stream outweighs the random states that checkpointing keeps.
 SHAPE, WIDE = (4, 64, 64), 64

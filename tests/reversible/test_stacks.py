@@ -32,8 +32,8 @@ from bdia.reversible import (
     TwoPoint,
     Uniform,
 )
-from bdia.reversible.grid import quantize
-from bdia.reversible.reference import reference_forward
+from bdia.reversible.arithmetic.grid import quantize
+from bdia.reversible.arithmetic.reference import reference_forward
 
 EVERY_STACK = {
     "standard": StandardStack,
@@ -248,8 +248,8 @@ def test_blocks_are_reached_by_index_slice_length_and_iteration(make):
     assert len(stack) == 4 and list(stack) == blocks
     assert stack[0] is blocks[0] and stack[-1] is blocks[-1]
     part = stack[1:3]
-    assert type(part) is nn.Sequential and list(part) == blocks[1:3]
-    assert type(stack[::-1]) is nn.Sequential and list(stack[::-1]) == blocks[::-1]
+    assert isinstance(part, nn.Sequential) and list(part) == blocks[1:3]
+    assert isinstance(stack[::-1], nn.Sequential) and list(stack[::-1]) == blocks[::-1]
     assert list(stack[4:]) == []
 
 

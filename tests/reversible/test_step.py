@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reversible_helpers import gamma_of
 
-from bdia.reversible import GridOverflowError, bdia_invert, bdia_step, pack_side_info, unpack_side_info
+from bdia.reversible import GridOverflowError, bdia_invert, bdia_step, pack_residues, unpack_residues
 
 CASES = json.loads((Path(__file__).parent / "bdia_step.json").read_text())["cases"]
 GAMMAS = [Fraction(p, q) for q in range(1, 17) for p in range(-16, 17) if p and math.gcd(p, q) == 1]
@@ -41,8 +41,8 @@ def test_step_and_inverse_give_the_published_vectors_exactly(case):
     found, side = bdia_step(x_prev, x_curr, y, gamma, case["bits"])
     assert torch.equal(found, x_next)
     assert side.flatten().tolist() == case["side"]
-    packed = pack_side_info(side, case["side_bits"])
-    unpacked = unpack_side_info(packed, case["side_bits"], side.shape)
+    packed = pack_residues(side, case["side_bits"])
+    unpacked = unpack_residues(packed, case["side_bits"], side.shape)
     assert torch.equal(bdia_invert(found, x_curr, y, gamma, unpacked, case["bits"]), x_prev)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bdia.measure.memory import book_categories
 from bdia.measure.storage_meter import StorageMeter
-from bdia.reversible.stacks import BlockStack
+from bdia.reversible import BlockStack
 from bdia.workload import Workload
 
 

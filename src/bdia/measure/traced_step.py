@@ -114,7 +114,8 @@ def trace_step(make_step: Callable[[], TrainingStep], device: str = "cpu") -> St
 def fake_tensors(device: str = "cpu") -> Iterator[None]:
     """Inside, tensors have shapes and sizes but no data: the largest model is built and stepped without memory.
 
-    They say that they lie on the CPU; `bdia.reversible.compiled.planned_device` tells the device they are planned for.
+    They say that they lie on the CPU; `bdia.reversible.engine.compiled.planned_device` tells what device they are
+    planned for.
 
     Ranges are real, and so is what is computed from real tensors alone: models read values from them while they are
     built (timm its drop-path rates), optimizers count steps with them.

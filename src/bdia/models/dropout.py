@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from bdia.reversible.compiled import planned_device, run_compiled, worth_compiling
+from bdia.reversible.engine.compiled import planned_device, run_compiled, worth_compiling
 
 LEVELS = 2**16  # a 16-bit random number decides about one entry on the CPU
 PLACES = 2**31  # entries that the hash can number

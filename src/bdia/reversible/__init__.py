@@ -1,20 +1,42 @@
-"""The reversible engine: grid, gamma laws, the BDIA step and the stacks that train with it. Imports torch only."""
+"""The reversible engine: grid, gamma laws, the BDIA step, stacks, and `convert` for any model. Imports torch only."""
 
-from bdia.reversible.gamma import Constant, Discrete, Gamma, GammaMeanWarning, TwoPoint, Uniform
-from bdia.reversible.grid import GridOverflowError, ReversibilityError
-from bdia.reversible.side_info import pack_side_info, unpack_side_info
-from bdia.reversible.stacks import BdiaStack, BlockStack, CheckpointStack, RevVitStack, StandardStack
-from bdia.reversible.step import bdia_invert, bdia_step
+from bdia.reversible.arithmetic.gamma import (
+    Constant,
+    Discrete,
+    Gamma,
+    GammaLaw,
+    GammaMeanWarning,
+    PerBlock,
+    Ramp,
+    TwoPoint,
+    Uniform,
+)
+from bdia.reversible.arithmetic.grid import GridOverflowError, ReversibilityError
+from bdia.reversible.arithmetic.residues import pack_residues, unpack_residues
+from bdia.reversible.arithmetic.step import bdia_invert, bdia_step
+from bdia.reversible.engine.checks import EngineWarning
+from bdia.reversible.stacks.adapters import ChainSpec, register_adapter
+from bdia.reversible.stacks.base import BlockStack
+from bdia.reversible.stacks.bdia import BdiaStack
+from bdia.reversible.stacks.checkpoint import CheckpointStack
+from bdia.reversible.stacks.convert import convert, revert
+from bdia.reversible.stacks.revvit import RevVitStack
+from bdia.reversible.stacks.standard import StandardStack
 
 __all__ = [
     "BdiaStack",
     "BlockStack",
+    "ChainSpec",
     "CheckpointStack",
     "Constant",
     "Discrete",
+    "EngineWarning",
     "Gamma",
+    "GammaLaw",
     "GammaMeanWarning",
     "GridOverflowError",
+    "PerBlock",
+    "Ramp",
     "RevVitStack",
     "ReversibilityError",
     "StandardStack",
@@ -22,6 +44,9 @@ __all__ = [
     "Uniform",
     "bdia_invert",
     "bdia_step",
-    "pack_side_info",
-    "unpack_side_info",
+    "convert",
+    "pack_residues",
+    "register_adapter",
+    "revert",
+    "unpack_residues",
 ]

@@ -1,33 +1,29 @@
-"""One pass over the tensors of an update: the step with its packed side information, its inverse, its transpose.
+"""The tensor work of an update: the step with its packed residues, its inverse, its gradients.
 
-The eager passes work slice by slice, so that their temporaries stay in cache; the compiled ones are single kernels.
-Both give the same bits. The range check and the integrity sum ride in the step's kernel; in the inverse's, which works
-in place, the sum would cost a copy, and is one more reading of the result. B batch.
+The eager kernels work slice by slice, so that their temporaries stay in cache. The compiled ones are single kernels of
+torch.compile. Both give the same bits. The step's kernel also computes the range peak and the sum of bits. The inverse
+overwrites its input, so its sum is taken in a second pass. B batch.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from bdia.reversible.compiled import run_compiled, worth_compiling
-from bdia.reversible.grid import largest_magnitude, units
-from bdia.reversible.rules import BdiaRule, Rule
-from bdia.reversible.side_info import pack_lanes, pack_side_info, packed_shape, unpack_lanes, unpack_side_info
-from bdia.reversible.step import Coefficients, exact_inverse, exact_step
+from bdia.reversible.arithmetic.grid import largest_magnitude, units
+from bdia.reversible.arithmetic.residues import pack_lanes, pack_residues, packed_shape, unpack_lanes, unpack_residues
+from bdia.reversible.arithmetic.rules import BdiaRule, GradientFactors, Rule
+from bdia.reversible.arithmetic.step import Coefficients, exact_inverse, exact_step
+from bdia.reversible.engine.compiled import run_compiled, worth_compiling
 
 KERNELS = ("auto", "compiled", "eager")
 SLICE_ELEMENTS = {"cpu": 2**18}  # temporaries of a step stay in cache; on an accelerator launches cost more
 DEFAULT_SLICE_ELEMENTS = 2**21
 
 
-Share = tuple[Tensor | int, Tensor]  # factor per sample, or 0 or 1 for all; the gradient it multiplies
-
-
-class Passed(NamedTuple):
+class UpdateResult(NamedTuple):
     """x_next; packed residues; largest magnitude in units u (None off the grid); x_prev's `bit_sum`, if asked for."""
 
     x_next: Tensor
@@ -37,17 +33,18 @@ class Passed(NamedTuple):
 
 
 def bit_sum(x: Tensor) -> Tensor:
-    """Sum the bit patterns of a float32 tensor as integers, modulo 2^32, in any order: 0-dim int32.
+    """Sum the bit patterns of a tensor as integers, modulo 2^32 for float32, in any order: 0-dim, int32 for float32.
 
     One changed bit changes it for certain, values that differ in many ways all but certainly; values that trade places
     and an even number of changed signs do not.
     """
-    return x.view(torch.int32).sum(dtype=torch.int32)
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    return x.view(integers).sum(dtype=torch.int64 if x.element_size() == 8 else torch.int32)
 
 
-def forward_pass(
+def update_kernel(
     rule: Rule, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, note: bool, verify: bool, kernel: str
-) -> Passed:
+) -> UpdateResult:
     """Take an update.
 
     Args:
@@ -63,18 +60,18 @@ def forward_pass(
         tensors = (*map(_lanes, (x_next, x_prev, x_curr, y)), packed, peaks, sums, rule.coefficients(3))
         if run_compiled(_fused_forward, *tensors, required=kernel == "compiled"):
             total = sums.sum(dtype=torch.int32) if verify else None
-            return Passed(x_next, packed, peaks.amax() * units(rule.bits), total)
+            return UpdateResult(x_next, packed, peaks.amax() * units(rule.bits), total)
     for rows in _slices(x_curr):
         before = None if x_prev is None else x_prev[rows]
         x_next[rows], side = rule.advance(before, x_curr[rows], y[rows], rows)
         if note and side is not None and rule.side_bits:
-            packed[rows] = pack_side_info(side, rule.side_bits)
+            packed[rows] = pack_residues(side, rule.side_bits)
     on_grid = rule.bits is not None and x_next.numel()
     peak = largest_magnitude(x_next) * units(rule.bits) if on_grid else None
-    return Passed(x_next, packed, peak, bit_sum(x_prev) if verify else None)
+    return UpdateResult(x_next, packed, peak, bit_sum(x_prev) if verify else None)
 
 
-def inverse_pass(
+def inverse_kernel(
     rule: Rule, x: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, verify: bool, kernel: str
 ) -> Tensor | None:
     """Invert an update in place: `x` is x_next and becomes x_prev. Return the sum of its bits if `verify`."""
@@ -83,7 +80,7 @@ def inverse_pass(
         if run_compiled(_fused_inverse, *tensors, required=kernel == "compiled"):
             return bit_sum(x) if verify else None
     for rows in _slices(x_curr):
-        side = unpack_side_info(packed[rows], rule.side_bits, x_curr[rows].shape) if rule.side_bits else None
+        side = unpack_residues(packed[rows], rule.side_bits, x_curr[rows].shape) if rule.side_bits else None
         x[rows] = rule.invert(x[rows], x_curr[rows], y[rows], side, rows)
     return bit_sum(x) if verify else None
 
@@ -93,27 +90,36 @@ def scaled(factor: Tensor | int, grad: Tensor) -> Tensor:
     return grad if isinstance(factor, int) and factor == 1 else factor * grad
 
 
-def gradient_pass(through_block: Tensor, shares: Sequence[Share], kernel: str) -> Tensor:
-    """Return the gradient of a state: `through_block`, what its block sends it, plus factor * gradient of each share.
+def gradient_kernel(
+    through_block: Tensor, grad_x_next: Tensor, factors: GradientFactors, needs_prev: bool, kernel: str
+) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of x_curr and, if asked for, of x_prev.
+
+    grad_x_curr = through_block + factors.x_curr * grad_x_next; grad_x_prev = factors.x_prev * grad_x_next.
 
     Args:
-        shares: what the one or two updates that read the state send it past their blocks.
+        through_block: what the block sends x_curr. All tensors (B, ...), factors (B, 1, ..., 1) or 0 or 1.
     """
-    shares = [(factor, grad) for factor, grad in shares if isinstance(factor, Tensor) or factor]
-    if not shares:
-        return through_block
-    if len(shares) == 1 or torch.is_grad_enabled():  # create_graph: every operation is to be differentiated
-        return sum((scaled(factor, grad) for factor, grad in shares), through_block)
-    found = torch.empty_like(through_block, memory_format=torch.contiguous_format)
-    if all(isinstance(factor, Tensor) for factor, _ in shares) and _fits_a_kernel(kernel, found):
-        factors = [factor.view(-1, 1, 1) for factor, _ in shares]
-        tensors = [_lanes(x) for x in (found, through_block, *(grad for _, grad in shares))]
-        if run_compiled(_fused_gradient, *tensors, *factors, required=kernel == "compiled"):
-            return found
-    for rows in _slices(found):
-        parts = ((factor[rows] if isinstance(factor, Tensor) else factor, grad[rows]) for factor, grad in shares)
-        found[rows] = sum((scaled(*part) for part in parts), through_block[rows])
-    return found
+    needs_prev = needs_prev and not _is_zero(factors.x_prev)
+    if not (needs_prev and isinstance(factors.x_curr, Tensor)) or torch.is_grad_enabled():
+        zero = _is_zero(factors.x_curr)  # RevViT's and Euler's: no sum
+        grad_x_curr = through_block if zero else through_block + scaled(factors.x_curr, grad_x_next)
+        return grad_x_curr, scaled(factors.x_prev, grad_x_next) if needs_prev else None
+    to_curr, to_prev = factors.x_curr, factors.x_prev
+    found = [torch.empty_like(grad_x_next, memory_format=torch.contiguous_format) for _ in range(2)]
+    if _fits_a_kernel(kernel, found[0]):
+        tensors = [_lanes(x) for x in (*found, through_block, grad_x_next)]
+        columns = [factor.view(-1, 1, 1) for factor in (to_curr, to_prev)]
+        if run_compiled(_fused_gradient, *tensors, *columns, required=kernel == "compiled"):
+            return found[0], found[1]
+    for rows in _slices(grad_x_next):
+        found[0][rows] = through_block[rows] + to_curr[rows] * grad_x_next[rows]
+        found[1][rows] = to_prev[rows] * grad_x_next[rows]
+    return found[0], found[1]
+
+
+def _is_zero(factor: Tensor | int) -> bool:
+    return isinstance(factor, int) and factor == 0
 
 
 def _slices(x: Tensor) -> list[slice]:
@@ -165,6 +171,12 @@ def _fused_inverse(x: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, c: Coef
 
 
 def _fused_gradient(
-    grad: Tensor, through_block: Tensor, grad_x_next: Tensor, grad_after: Tensor, to_curr: Tensor, to_prev: Tensor
+    grad_x_curr: Tensor,
+    grad_x_prev: Tensor,
+    through_block: Tensor,
+    grad_x_next: Tensor,
+    to_curr: Tensor,
+    to_prev: Tensor,
 ) -> None:
-    grad.copy_(through_block + to_curr * grad_x_next + to_prev * grad_after)
+    grad_x_curr.copy_(through_block + to_curr * grad_x_next)
+    grad_x_prev.copy_(to_prev * grad_x_next)

@@ -10,14 +10,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from bdia.reversible.gamma import Gamma
-from bdia.reversible.grid import quantize
-from bdia.reversible.step import Coefficients, coefficients, column, exact_inverse, exact_step
+from bdia.reversible.arithmetic.gamma import Gamma
+from bdia.reversible.arithmetic.grid import quantize
+from bdia.reversible.arithmetic.step import Coefficients, coefficients, column, exact_inverse, exact_step
 
 Advanced = tuple[Tensor, Tensor | None]
 
 
-class Transpose(NamedTuple):
+class GradientFactors(NamedTuple):
     """What the gradient of x_next is multiplied with on its way to each input: (B, 1, ..., 1), or 0 or 1 for all."""
 
     y: Tensor | int
@@ -28,11 +28,12 @@ class Transpose(NamedTuple):
 class Rule(Protocol):
     """One update x_prev, x_curr, y -> x_next on the grid 2^-bits (None: off it).
 
-    `side_bits` per activation; `exact` where `invert` is bit for bit.
+    `side_bits` per activation; `invertible` where `invert` exists, `exact` where it is bit for bit.
     """
 
     bits: int | None
     side_bits: int
+    invertible: bool
     exact: bool
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
@@ -43,7 +44,7 @@ class Rule(Protocol):
         """Return x_prev."""
         ...
 
-    def transpose(self, dims: int) -> Transpose:
+    def gradient_factors(self, dims: int) -> GradientFactors:
         """Return the transpose for gradients of so many dimensions."""
         ...
 
@@ -56,6 +57,7 @@ class EulerRule:
     """x_next = Q_l[y]: the standard transformer on the grid (on float32 with bits=None). No inverse in x_prev."""
 
     side_bits = 0
+    invertible = False
     exact = False
 
     def __init__(self, bits: int | None) -> None:
@@ -69,14 +71,15 @@ class EulerRule:
         """x_next does not depend on x_prev."""
         raise NotImplementedError("the Euler step has no inverse in x_prev")
 
-    def transpose(self, dims: int) -> Transpose:
+    def gradient_factors(self, dims: int) -> GradientFactors:
         """x_next depends on y only."""
-        return Transpose(1, 0, 0)
+        return GradientFactors(1, 0, 0)
 
 
 class BdiaRule:
     """The exact BDIA step, paper section 4.3, with one fraction per sample."""
 
+    invertible = True
     exact = True
 
     def __init__(self, gamma: Gamma, bits: int, side_bits: int) -> None:
@@ -94,9 +97,9 @@ class BdiaRule:
         """See `bdia_invert`."""
         return exact_inverse(x_next, x_curr, y, 0 if side is None else side, self.coefficients(x_curr.dim(), rows))
 
-    def transpose(self, dims: int) -> Transpose:
-        """See `bdia_transpose`."""
-        return bdia_transpose(self.gamma.value, dims)
+    def gradient_factors(self, dims: int) -> GradientFactors:
+        """See `bdia_gradient_factors`."""
+        return bdia_gradient_factors(self.gamma.value, dims)
 
 
 class FloatBdiaRule:
@@ -106,6 +109,7 @@ class FloatBdiaRule:
     """
 
     side_bits = 0
+    invertible = True
     exact = False
 
     def __init__(self, gamma: Tensor, bits: int | None) -> None:
@@ -121,15 +125,15 @@ class FloatBdiaRule:
         gamma = column(self.gamma[rows], x_curr.dim())
         return (x_next - (1 + gamma) * y.float() + 2 * gamma * x_curr) / gamma
 
-    def transpose(self, dims: int) -> Transpose:
-        """See `bdia_transpose`."""
-        return bdia_transpose(self.gamma, dims)
+    def gradient_factors(self, dims: int) -> GradientFactors:
+        """See `bdia_gradient_factors`."""
+        return bdia_gradient_factors(self.gamma, dims)
 
 
-def bdia_transpose(gamma: Tensor, dims: int) -> Transpose:
+def bdia_gradient_factors(gamma: Tensor, dims: int) -> GradientFactors:
     """1 + gamma for y, -2 gamma for x_curr, gamma for x_prev: the factors of the update of section 4.1."""
     gamma = column(gamma, dims)
-    return Transpose(1 + gamma, -2 * gamma, gamma)
+    return GradientFactors(1 + gamma, -2 * gamma, gamma)
 
 
 class CouplingRule:
@@ -139,6 +143,7 @@ class CouplingRule:
     """
 
     side_bits = 0
+    invertible = True
 
     def __init__(self, bits: int | None) -> None:
         self.bits, self.exact = bits, bits is not None
@@ -151,6 +156,6 @@ class CouplingRule:
         """x_prev = x_next - Q[y]."""
         return _round(y, self.bits).neg_().add_(x_next)
 
-    def transpose(self, dims: int) -> Transpose:
+    def gradient_factors(self, dims: int) -> GradientFactors:
         """Pass the gradient on to y and x_prev."""
-        return Transpose(1, 0, 1)
+        return GradientFactors(1, 0, 1)

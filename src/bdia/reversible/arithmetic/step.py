@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bdia.reversible.gamma import Gamma
-from bdia.reversible.grid import UNIT_LIMIT, check_bits, check_range, largest_magnitude, units
+from bdia.reversible.arithmetic.gamma import Gamma
+from bdia.reversible.arithmetic.grid import UNIT_LIMIT, check_bits, check_range, largest_magnitude, units
 
 
 class StepOutput(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from bdia.reversible.gamma import Gamma
+from bdia.reversible.arithmetic.gamma import Gamma
 
 
 class _RoundStraightThrough(Function):

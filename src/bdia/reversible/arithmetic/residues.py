@@ -42,7 +42,7 @@ def unpack_lanes(packed: Tensor, side_bits: int) -> Tensor:
     return lanes
 
 
-def pack_side_info(side: Tensor, side_bits: int) -> Tensor:
+def pack_residues(side: Tensor, side_bits: int) -> Tensor:
     """Pack integers in 0..2^side_bits - 1, shape (B, ...), into bytes.
 
     Returns:
@@ -57,8 +57,8 @@ def pack_side_info(side: Tensor, side_bits: int) -> Tensor:
     return pack_lanes(padded.view(batch, 8, length), side_bits)
 
 
-def unpack_side_info(packed: Tensor, side_bits: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
-    """Invert `pack_side_info`: int32 of the given shape (B, ...)."""
+def unpack_residues(packed: Tensor, side_bits: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """Invert `pack_residues`: int32 of the given shape (B, ...)."""
     _check_side_bits(side_bits)
     lanes = unpack_lanes(packed, side_bits)
     return lanes.reshape(shape[0], 8 * packed.shape[2])[:, : math.prod(shape[1:])].reshape(shape)

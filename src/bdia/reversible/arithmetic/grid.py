@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 MAX_BITS = 20
+MARGIN = 4  # of `finest_grid`: training moves activations, and gamma lets them grow
 UNIT_LIMIT = 2.0**24  # first integer beyond which float32 skips integers
 
 
@@ -51,21 +52,37 @@ def largest_magnitude(*tensors: Tensor) -> Tensor:
     return reduce(torch.maximum, peaks)
 
 
-def check_range(peaks: list[tuple[int, Tensor]], bits: int) -> None:
-    """Raise GridOverflowError for the first block whose largest magnitude is outside the grid's exact range.
+def check_range(peaks: list[tuple[int, Tensor]], bits: int, prefix: str = "stack.") -> float:
+    """Return the largest |x|; raise GridOverflowError for the first block outside the grid's exact range.
 
     Args:
         peaks: (block index, largest magnitude in units u as a 0-dim tensor), in block order. One device
             synchronisation in all.
         bits: the grid's `bits`.
+        prefix: stands before the setting's name in the message.
     """
+    largest = 0.0
     if not peaks:
-        return
+        return largest
     for (block, _), peak in zip(peaks, torch.stack([peak for _, peak in peaks]).tolist(), strict=True):
         if not peak < UNIT_LIMIT:  # also catches NaN
             value, limit = peak / units(bits), UNIT_LIMIT / units(bits)
             raise GridOverflowError(
                 f"block {block}: residual stream reaches |x| = {value:g}; with bits={bits} it must stay below "
-                f"{limit:g} = 2^(24 - bits) to be exact. Lower stack.bits (RevViT: "
-                "stack.grid_bits), or the learning rate if it diverges"
+                f"{limit:g} = 2^(24 - bits) to be exact. Lower {prefix}bits (RevViT: "
+                f"{prefix}grid_bits), or the learning rate if it diverges"
             )
+        largest = max(largest, peak / units(bits))
+    return largest
+
+
+def finest_grid(largest: float) -> int:
+    """Return the bits of the finest grid that holds MARGIN times the largest |x| seen, from 1 to MAX_BITS.
+
+    Raises:
+        GridOverflowError: not even the coarsest does.
+    """
+    for bits in range(MAX_BITS, 0, -1):
+        if largest * MARGIN * units(bits) < UNIT_LIMIT:
+            return bits
+    raise GridOverflowError(f"|x| = {largest:g} times a margin of {MARGIN}: no grid in float32 holds it")

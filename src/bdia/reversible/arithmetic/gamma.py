@@ -1,0 +1,333 @@
+"""Gamma laws: how gamma_k is drawn in training, one value per sample (or per batch) and block.
+
+The paper draws +-1/2 with equal probability (section 4.3) and shows other magnitudes without quantisation
+(Table 2). Any non-zero fraction p/q has an exact inverse on the grid with ceil(log2 q) bits of side information.
+"""
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_DENOMINATOR = 256  # eight bits of side information
+
+
+class Gamma(NamedTuple):
+    """One exact fraction per sample: integer tensors of shape (B,), denominators positive."""
+
+    numerator: Tensor
+    denominator: Tensor
+
+    @property
+    def value(self) -> Tensor:
+        """gamma as float32, shape (B,)."""
+        return self.numerator.float() / self.denominator.float()
+
+
+class GammaMeanWarning(UserWarning):
+    """The law's mean is not 0, but inference replaces gamma by 0."""
+
+
+def as_fraction(value: str | int | float | Fraction) -> Fraction:
+    """Read a gamma value as an exact fraction.
+
+    A float stands for the fraction with a denominator up to 256 that it is the rounding of.
+
+    Raises:
+        ValueError: not a number, or no such fraction.
+    """
+    try:
+        fraction = Fraction(value)
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
+        raise ValueError(f'gamma value {value!r}: wanted a fraction such as "1/2"; set stack.gamma') from error
+    if isinstance(value, float):
+        fraction = fraction.limit_denominator(MAX_DENOMINATOR)
+        if abs(float(fraction) - value) > 1e-9 * abs(value):
+            raise ValueError(
+                f"gamma value {value!r} is no fraction with a denominator up to {MAX_DENOMINATOR}; "
+                'write stack.gamma as "p/q"'
+            )
+    if fraction.denominator > MAX_DENOMINATOR or abs(fraction) > MAX_DENOMINATOR:
+        raise ValueError(
+            f"gamma value {value!r}: denominator and magnitude end at {MAX_DENOMINATOR} (8 bits); set stack.gamma"
+        )
+    return fraction
+
+
+def constant_gamma(value: Fraction | float, batch: int, device: torch.device | str) -> Gamma | Tensor:
+    """The same gamma for a whole batch, without drawing a random number: `Gamma`, or float32 (batch,) for a float."""
+    if isinstance(value, float):
+        return torch.full((batch,), value, device=device)
+    parts = (value.numerator, value.denominator)
+    return Gamma(*(torch.full((batch,), part, dtype=torch.int32, device=device) for part in parts))
+
+
+def _check_per(per: str) -> str:
+    if per not in ("sample", "batch"):
+        raise ValueError(f'per={per!r}: wanted "sample" or "batch"; set stack.gamma.per')
+    return per
+
+
+def _warn_unless_mean_is_zero(law: object, mean: float) -> None:
+    if abs(mean) > 1e-9:
+        warnings.warn(f"{law}: mean gamma is {mean:g}, but inference uses gamma = 0", GammaMeanWarning, stacklevel=3)
+
+
+class GammaLaw:
+    """How gamma_k is drawn. The engine calls `begin_pass` once per training pass, then `at(k).sample` before block k.
+
+    Attributes:
+        side_bits: bits of side information per activation that the next sample needs.
+        reversible: False where gamma can be a value without an exact inverse.
+    """
+
+    side_bits: int
+    reversible: bool
+
+    def sample(
+        self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+    ) -> Gamma | Tensor:
+        """Draw one gamma per sample: `Gamma` where it is reversible, else float32; tensors of shape (batch,)."""
+        raise NotImplementedError
+
+    def at(self, k: int) -> "GammaLaw":
+        """Return the law of block k (k >= 1: block 0 takes an Euler step and draws no gamma)."""
+        return self
+
+    def begin_pass(self) -> None:
+        """Note that a training pass (a forward in training mode with gradients) starts. Most laws do nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must restore, as plain numbers; empty for a law that never changes."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+
+
+class Discrete(GammaLaw):
+    """gamma takes the fractions `weights.keys()` with probabilities `weights.values()`.
+
+    Attributes:
+        side_bits: bits of side information per activation, ceil(log2 q) of the largest denominator q.
+        reversible: False where gamma can be 0, which has no inverse.
+    """
+
+    def __init__(self, weights: Mapping[str | float | Fraction, float], per: str = "sample") -> None:
+        self.weights = {as_fraction(value): float(weight) for value, weight in weights.items()}
+        self.per = _check_per(per)
+        total = sum(self.weights.values())
+        positive = all(weight >= 0 for weight in self.weights.values())
+        if len(self.weights) < len(weights) or not positive or not abs(total - 1) <= 1e-6:
+            raise ValueError(
+                f"weights={dict(weights)!r}: wanted distinct fractions with probabilities that sum to 1; "
+                "set stack.gamma.weights"
+            )
+        self.side_bits = max(math.ceil(math.log2(f.denominator)) for f in self.weights)
+        self.reversible = 0 not in self.weights
+        # On the CPU whatever the default device is: inside `with torch.device("meta")` the numbers would be lost.
+        bounds = torch.tensor(list(self.weights.values()), dtype=torch.float64, device="cpu").cumsum(0)[:-1].float()
+        parts = torch.tensor([(f.numerator, f.denominator) for f in self.weights], dtype=torch.int32, device="cpu")
+        self._tables = {torch.device("cpu"): (bounds, parts)}
+        _warn_unless_mean_is_zero(self, float(sum(float(f) * w for f, w in self.weights.items())))
+
+    def sample(self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Gamma:
+        """Draw one gamma per sample (one for all of them with per="batch"); tensors of shape (batch,)."""
+        draws = batch if self.per == "sample" else 1
+        bounds, parts = self._table(torch.device(device))
+        index = torch.bucketize(torch.rand(draws, generator=generator, device=device), bounds, right=True).expand(batch)
+        return Gamma(*parts[index].unbind(1))
+
+    def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Bounds of the fractions' shares of [0, 1), and (p, q) of each; copied to a device once, for a copy waits."""
+        if device not in self._tables:
+            self._tables[device] = tuple(part.to(device) for part in self._tables[torch.device("cpu")])
+        return self._tables[device]
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{fraction}: {weight:g}" for fraction, weight in self.weights.items())
+        return f"{type(self).__name__}({inside}; per {self.per})"
+
+
+class TwoPoint(Discrete):
+    """gamma = +value or -value with equal probability: the paper's law at value = "1/2" (section 4.3)."""
+
+    def __init__(self, value: str | float | Fraction = "1/2", per: str = "sample") -> None:
+        fraction = as_fraction(value)
+        super().__init__({fraction: 0.5, -fraction: 0.5} if fraction else {fraction: 1.0}, per)
+
+
+class Constant(Discrete):
+    """gamma = value always. Constant("0") is the Euler step of a standard transformer and has no inverse."""
+
+    def __init__(self, value: str | float | Fraction, per: str = "sample") -> None:
+        super().__init__({as_fraction(value): 1.0}, per)
+
+
+class Uniform(GammaLaw):
+    """gamma uniform in [low, high], as float32: no exact inverse, so only with stored activations."""
+
+    side_bits = 0
+    reversible = False
+
+    def __init__(self, low: float, high: float, per: str = "sample") -> None:
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(
+                f"low={low!r}, high={high!r}: wanted finite low < high; set stack.gamma.low and stack.gamma.high"
+            )
+        self.low, self.high, self.per = float(low), float(high), _check_per(per)
+        _warn_unless_mean_is_zero(self, (self.low + self.high) / 2)
+
+    def sample(
+        self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Draw gamma as float32, shape (batch,)."""
+        draws = batch if self.per == "sample" else 1
+        return (torch.rand(draws, generator=generator, device=device) * (self.high - self.low) + self.low).expand(batch)
+
+    def __repr__(self) -> str:
+        return f"Uniform({self.low:g}, {self.high:g}; per {self.per})"
+
+
+class Ramp(GammaLaw):
+    """gamma = +value or -value with equal probability; the value changes with the training passes.
+
+    The first value holds for `every` passes, then the second, and so on; the last one holds from then on. A weight
+    that was pretrained with gamma = 0 so meets small values first. Every training forward is a pass, also each
+    of those that gradients are accumulated over. A law shared by two stacks counts the passes of both.
+
+    Copies and pickles keep the count. `repr` shows the settings only, so that it does not change during a run.
+
+    Args:
+        values: fractions, in the order in which they hold.
+        every: passes that each value holds for.
+        per: as in `Discrete`.
+    Attributes:
+        passes: training passes begun so far; `state_dict` holds it.
+        current: the law of the present pass.
+        side_bits: those of `current`.
+        reversible: False where one of the values is 0.
+    """
+
+    def __init__(self, values: Iterable[str | float | Fraction], every: int, per: str = "sample") -> None:
+        if isinstance(values, str):
+            raise ValueError(f"values={values!r}: wanted a list of fractions; set stack.gamma.values")
+        self.laws = [TwoPoint(value, per) for value in values]
+        if not self.laws:
+            raise ValueError("values=[]: wanted at least one fraction; set stack.gamma.values")
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every={every!r}: wanted a number of passes, at least 1; set stack.gamma.every")
+        self.every, self.per, self.passes = every, per, 0
+        self.reversible = all(law.reversible for law in self.laws)
+
+    @property
+    def current(self) -> TwoPoint:
+        """Law of the present pass; before the first pass that of the first value."""
+        return self.laws[min(max(self.passes - 1, 0) // self.every, len(self.laws) - 1)]
+
+    @property
+    def side_bits(self) -> int:
+        """Bits of side information per activation in the present pass."""
+        return self.current.side_bits
+
+    def begin_pass(self) -> None:
+        """Count a training pass."""
+        self.passes += 1
+
+    def sample(self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Gamma:
+        """Draw one gamma per sample, with the magnitude of the present pass; tensors of shape (batch,)."""
+        return self.current.sample(batch, generator, device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of passes begun."""
+        return {"passes": self.passes}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the number of passes in `state`."""
+        self.passes = int(state["passes"])
+
+    def __repr__(self) -> str:
+        values = ", ".join(str(next(iter(law.weights))) for law in self.laws)
+        return f"Ramp({values}; every {self.every}; per {self.per})"
+
+
+class PerBlock(GammaLaw):
+    """A law for each block: block k draws from `laws[k]`.
+
+    Args:
+        laws: one law per block; a fraction stands for `TwoPoint` of it. `laws[0]` is never drawn from, because block 0
+            takes an Euler step. It is there so that indices are those of the blocks.
+    Attributes:
+        side_bits: largest number of all blocks that draw; that of block k is `at(k).side_bits`.
+        reversible: whether the laws of all blocks that draw are.
+    """
+
+    def __init__(self, laws: Iterable[GammaLaw | str | float | Fraction]) -> None:
+        if isinstance(laws, str):
+            raise ValueError(f"laws={laws!r}: wanted a list with one law per block; set stack.gamma.laws")
+        self.laws = [as_law(law) for law in laws]
+        if not self.laws:
+            raise ValueError("laws=[]: wanted one law per block; set stack.gamma.laws")
+        self.reversible = all(law.reversible for law in self.laws[1:])
+
+    @property
+    def side_bits(self) -> int:
+        """Largest number of bits of side information per activation over the blocks that draw."""
+        return max((law.side_bits for law in self.laws[1:]), default=0)
+
+    def at(self, k: int) -> GammaLaw:
+        """Return the law of block k.
+
+        Raises:
+            ValueError: there is no law for block k.
+        """
+        if not 0 <= k < len(self.laws):
+            raise ValueError(f"block {k} has no gamma law: {len(self.laws)} were given; set stack.gamma.laws")
+        return self.laws[k].at(k)
+
+    def begin_pass(self) -> None:
+        """Tell every law, once also where one law stands for several blocks."""
+        for law in self._distinct():
+            law.begin_pass()
+
+    def sample(self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> Gamma:
+        """Refuse: which law draws depends on the block.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(f"{self}: the law depends on the block; ask at(k).sample(...)")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the distinct laws, in the order of their first block."""
+        return {"laws": [law.state_dict() for law in self._distinct()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the states of the distinct laws.
+
+        Raises:
+            ValueError: `state` has another number of laws.
+        """
+        for law, own in zip(self._distinct(), state["laws"], strict=True):
+            law.load_state_dict(own)
+
+    def _distinct(self) -> list[GammaLaw]:
+        return list({id(law): law for law in self.laws}.values())
+
+    def __repr__(self) -> str:
+        return f"PerBlock({', '.join(map(repr, self.laws))})"
+
+
+def as_law(value: GammaLaw | str | float | Fraction) -> GammaLaw:
+    """Return a law as it is; a fraction becomes `TwoPoint` of it.
+
+    Raises:
+        TypeError: a class instead of a law. ValueError: not a fraction.
+    """
+    if isinstance(value, type):
+        raise TypeError(f'gamma={value!r} is a class: wanted a law such as TwoPoint("1/2"); set stack.gamma')
+    return value if isinstance(value, GammaLaw) else TwoPoint(value)

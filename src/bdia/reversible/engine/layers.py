@@ -1,0 +1,217 @@
+"""The engine's one entry: the call of a layer. It takes one update of a pass that goes on from call to call."""
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from bdia.reversible.arithmetic.rules import Rule
+from bdia.reversible.engine import checks
+from bdia.reversible.engine.nodes import BlockInput, Handle, Update
+from bdia.reversible.engine.passes import LayerUpdate, Pass, PassSettings
+from bdia.reversible.engine.recompute import Contexts, recompute_contexts
+
+DrawRule = Callable[[int, Tensor], Rule]
+
+
+class _Flag(contextlib.AbstractContextManager):
+    """True inside the `with`: tells checkpoint's recomputation from the first forward."""
+
+    active = False
+
+    def __enter__(self) -> None:
+        self.active = True
+
+    def __exit__(self, *_: object) -> None:
+        self.active = False
+
+
+class OpenPass:
+    """A pass whose forward is under way: what the next layer's call needs, and the graph must not hold.
+
+    Args:
+        x: the stream that enters the first layer.
+        draw: k, x -> the update rule of layer k; it draws gamma.
+        dtype: of the streams that are handed out; the pass's own are float32.
+        both: x_{-1} = x_0, for rules whose first update reads x_prev (RevViT).
+        operators: what recomputed layers keep the outputs of.
+    """
+
+    def __init__(
+        self,
+        settings: PassSettings,
+        x: Tensor,
+        draw: DrawRule,
+        dtype: torch.dtype = torch.float32,
+        both: bool = False,
+        operators: tuple[Any, ...] = (),
+    ) -> None:
+        self.settings, self.streams = settings, Pass(settings, x)
+        self.taken = 0
+        self._draw, self._dtype, self._operators = draw, dtype, operators
+        self._handle_prev: Tensor | None = Handle.apply(x) if both else None
+        self._handed: weakref.ref[Tensor] | None = None
+        self._place: tuple[object, ...] = ()
+        if both:
+            self.streams.states[-1] = self.streams.states[0]
+
+    def layer(self, call: Callable[[Tensor], object], x: Tensor, block: nn.Module | None = None) -> Tensor:
+        """Run the next layer and its update.
+
+        Args:
+            call: x_k -> y_k; runs again in backward unless the layer keeps its activations.
+            x: x_k as the caller has it; its values are the pass's.
+            block: the module that `call` runs, for what a second run must not touch.
+        Returns:
+            x_{k+1}, in the dtype that streams are handed out in.
+        """
+        k, pass_ = self.taken, self.streams
+        self.taken += 1
+        update = LayerUpdate(pass_, k, self._draw(k, x))
+        recomputed = pass_.recomputes(k)
+        handle_prev = self._handle_prev
+        handle = handle_prev if k == 0 and handle_prev is not None else Handle.apply(x)  # x_{-1} = x_0: one handle
+        flag = _Flag()
+        differs = (lambda wrong: pass_.note_difference(k, wrong)) if pass_.settings.verify else None
+        around = recompute_contexts(block, self._operators if recomputed else (), differs)
+
+        def region(handle_prev: Tensor | None, handle: Tensor) -> Tensor:
+            again = flag.active
+            x = BlockInput.apply(handle_prev, handle, update, again)
+            y = _again(call, x, pass_, k, around) if again else _first(call, x, pass_, k, around)
+            if pass_.taped_from is None and (y.requires_grad or x.requires_grad):
+                pass_.taped_from = k
+            return Update.apply(x, y, update, again)
+
+        if recomputed:
+            contexts = contextlib.nullcontext(), flag
+            x_next = checkpoint(
+                region, handle_prev, handle, use_reentrant=False, early_stop=False, context_fn=lambda: contexts
+            )
+        else:
+            x_next = region(handle_prev, handle)
+        self._handle_prev = handle
+        return self._hand_out(x_next)
+
+    def _hand_out(self, x: Tensor) -> Tensor:
+        x = x.to(self._dtype)
+        self._place = _place(x)
+        self._handed = weakref.ref(x, lambda _: self._forget())
+        return x
+
+    def _forget(self) -> None:
+        """Let go of the graph and of the streams: nobody has the tensor any more that would go on."""
+        self._handle_prev = self.streams = None
+
+    def goes_on(self, x: Tensor) -> bool:
+        """Whether x is what the last layer handed out, unchanged: the same memory, not always the same object."""
+        return self._handed is not None and self._handed() is not None and _place(x) == self._place
+
+    def why_not(self, x: Tensor) -> str:
+        """Say in what x differs from what the last layer handed out."""
+        handed = None if self._handed is None else self._handed()
+        if handed is None:
+            return "the stream that the last layer returned is not used any more"
+        if handed.untyped_storage()._cdata == x.untyped_storage()._cdata and handed.shape == x.shape:
+            return "the stream is changed in place between two layers"
+        if handed.shape != x.shape:
+            return f"the stream's shape changes from {tuple(handed.shape)} to {tuple(x.shape)} between two layers"
+        return "something is computed from the stream between two layers"
+
+
+def _place(x: Tensor) -> tuple[object, ...]:
+    """What stays the same where a wrapper hands on another tensor object on the same memory."""
+    version = None if x.is_inference() else x._version
+    return x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride(), x.dtype, version
+
+
+def _first(call: Callable[[Tensor], object], x: Tensor, pass_: Pass, k: int, around: Contexts) -> Tensor:
+    block = k // pass_.settings.updates_per_block
+    version = None if x.is_inference() else x._version
+    with around[0]:
+        y = call(x)
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        seen = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(
+            f"block {block} returned {seen}, wanted the residual stream, a tensor of shape {tuple(x.shape)}: "
+            "wrap the block so that it returns only that"
+        )
+    if version is not None and x._version != version:
+        raise RuntimeError(f"block {block} changes its input in place: clone it there")
+    return y
+
+
+def _again(call: Callable[[Tensor], object], x: Tensor, pass_: Pass, k: int, around: Contexts) -> Tensor:
+    try:
+        with around[1]:
+            y = call(x)
+    except Exception as error:  # the first run raised nothing: the block does not repeat itself
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            raise
+        raise checks.not_repeated(k // pass_.settings.updates_per_block, pass_.settings.prefix, error) from error
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        raise checks.not_repeated(k // pass_.settings.updates_per_block, pass_.settings.prefix)
+    return y
+
+
+class Chain:
+    """Layers that somebody else's loop calls one by one: each call goes on with the open pass, or starts a new one.
+
+    Args:
+        length: number of layers.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self._thread = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_thread"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _thread=threading.local())
+
+    @property
+    def open(self) -> OpenPass | None:
+        """The pass that this thread's last call belongs to."""
+        return getattr(self._thread, "open", None)
+
+    def call(
+        self,
+        begin: Callable[[Tensor], OpenPass],
+        call: Callable[[Tensor], object],
+        x: Tensor,
+        place: int,
+        block: nn.Module,
+    ) -> Tensor:
+        """Take one update.
+
+        Args:
+            begin: the first stream -> a new pass.
+            place: of the layer in the chain. The rest as in `OpenPass.layer`.
+        """
+        checks.refuse_transforms()
+        before = self.open
+        goes_on = before is not None and before.goes_on(x)
+        if torch.is_grad_enabled():
+            checks.refuse_outer_checkpoint(None if goes_on else place)
+        if not goes_on:
+            self._warn_of_short_passes(before, x, place)
+            self._thread.open = None  # also where the layer raises
+            before = begin(x)
+        self._thread.open = None
+        x_next = before.layer(call, x, block)
+        self._thread.open = before
+        if before.taken >= self.length:
+            before.streams.end_forward()
+        return x_next
+
+    def _warn_of_short_passes(self, before: OpenPass | None, x: Tensor, place: int) -> None:
+        """A pass of one layer frees nothing: the model trains as the standard one, checkpointed."""
+        if before is not None and before.taken == 1 and place > 0 and self.length > 1 and torch.is_grad_enabled():
+            checks.tell(before.settings.log.told, checks.short_pass(before.why_not(x), self.length))

@@ -1,0 +1,336 @@
+"""One forward pass through a chain of layers, and its backward: which residual streams are alive when.
+
+The graph between layers carries handles (`nodes.Handle`), which hold no values. The pass holds the streams x_k by
+ordinary references, under the paper's index k. Dropping x_{k-1} is deleting that reference: whoever else holds the
+tensor keeps it, with its values. Nothing is resized, and no version counter is circumvented.
+
+One training step with three blocks, none kept (`+s` are packed residues, `y` what a block returns):
+
+    forward                 states of the pass      residues    in the graph
+      begin                 x0                                  h0
+      block 0, update 0     x0 x1                               h0 h1
+      block 1, update 1        x1 x2                +s0         h0 h1 h2        x0 is dropped
+      block 2, update 2           x2 x3             +s0 +s1     h0 h1 h2 x3     x1 is dropped; x3 goes to the caller
+    backward
+      recompute block 2           x2 x3                         y2 from x2: x1 = inverse(x3, x2, y2, s1), over x3
+                               x1 x2                +s0         then block 2's gradients, with its activations
+      recompute block 1        x1 x2                            y1 from x1: x0 = inverse(x2, x1, y1, s0), over x2
+                            x0 x1                               then block 1's gradients
+      recompute block 0     x0 x1                               y0 from x0: nothing to rebuild, so y0 is compared
+                            x0                                  then block 0's gradients
+      finish                                                    compare all sums of bits; release the states
+
+The inverse writes over x_{k+1} only where the pass is its one holder. Shape letters: B batch, T tokens, D width.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import Variable
+
+from bdia.reversible.arithmetic.grid import check_range, largest_magnitude, quantize, units
+from bdia.reversible.arithmetic.rules import GradientFactors, Rule
+from bdia.reversible.engine import checks
+from bdia.reversible.engine.holders import StorageReference, held_elsewhere
+from bdia.reversible.engine.kernels import bit_sum, gradient_kernel, inverse_kernel, scaled, update_kernel
+
+
+class PassLog:
+    """What the last forward of a chain left behind, in numbers.
+
+    Attributes:
+        told: what the user was warned of already.
+        largest: the largest |x| that any forward has shown on the grid; on an accelerator known after the backward.
+        errors: update k -> max |rebuilt - true| of x_{k-1}, once the backward ran; where the rule's inverse is inexact
+            and `verify` is set.
+        side_bytes: bytes of residues. rebuilt: number of streams that backward rebuilds. freed: bytes of these streams,
+            less those of their residues.
+    """
+
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+        self.largest = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Begin with a new forward."""
+        self.errors: dict[int, Tensor] = {}
+        self.side_bytes = self.rebuilt = self.freed = 0
+
+    def dropped(self, x: Tensor, packed: Tensor) -> None:
+        """Count a stream that was dropped."""
+        self.side_bytes += packed.nbytes
+        self.freed += x.nbytes - packed.nbytes
+        self.rebuilt += 1
+
+
+class PassSettings(NamedTuple):
+    """What all updates of a pass share.
+
+    Attributes:
+        keeps: whether layer k keeps its activations, so that it is not recomputed.
+        bits: the grid, None for float32.
+        verify: compare sums of bits (rules without an exact inverse: keep the streams and measure the error).
+        kernel: which implementation computes an update, one of `kernels.KERNELS`.
+        updates_per_block: 2 where the two branches of a block are updates of their own; errors name the block.
+        batch_dim: the dimension of the stream that counts samples.
+        training: False in evaluation mode, where every activation is kept.
+        log: what the passes of a chain tell those who watch them.
+        prefix: what stands before a setting's name in messages: "stack." for config keys, "" for arguments.
+    """
+
+    keeps: Callable[[int], bool]
+    bits: int | None
+    verify: bool
+    kernel: str
+    log: "PassLog"
+    updates_per_block: int = 1
+    batch_dim: int = 0
+    training: bool = True
+    prefix: str = "stack."
+
+
+class Pass:
+    """The streams x_k that are alive, and what is needed to rebuild the others.
+
+    Attributes:
+        states: k -> x_k, contiguous float32. residues: k -> packed residues of a dropped x_k.
+        taped_from: the first layer that a gradient can reach.
+    """
+
+    def __init__(self, settings: PassSettings, x: Tensor) -> None:
+        settings.log.start()
+        self.settings, self.errors = settings, settings.log.errors
+        self.states: dict[int, Tensor] = {}
+        self.residues: dict[int, Tensor] = {}
+        self.taped_from: int | None = None
+        self._versions: dict[int, int | None] = {}
+        self._sums: dict[int, Tensor] = {}  # of a dropped x_k
+        self._y_sums: dict[int, Tensor] = {}  # of y_k, where recomputing layer k rebuilds nothing
+        self._copies: dict[int, Tensor] = {}
+        self._dropped: dict[int, StorageReference] = {}
+        self._peaks: list[tuple[int, Tensor]] = []
+        self._differences: list[tuple[int, Tensor]] = []
+        self._entered: list[LayerUpdate] = []
+        self._recomputes_any = False
+        self._consumed = False
+        self._put(0, self._on_grid(x))
+        if settings.bits is not None and x.numel():
+            self._note_peak(0, largest_magnitude(self.states[0]) * units(settings.bits))
+
+    def _on_grid(self, x: Tensor) -> Tensor:
+        """Return x_0 = Q_l[x], or a float32 copy: the caller's tensor is never the pass's own."""
+        with torch.no_grad():
+            x = x.detach().contiguous()
+            return x.to(torch.float32, copy=True) if self.settings.bits is None else quantize(x, self.settings.bits)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """View the stream so that its first dimension is as long as the rule's gamma."""
+        return x.flatten(0, self.settings.batch_dim) if self.settings.batch_dim else x
+
+    def recomputes(self, k: int) -> bool:
+        """Whether layer k is recomputed in backward."""
+        return not self.settings.keeps(k)
+
+    def end_forward(self) -> None:
+        """Check the grid's range where no backward will: one device synchronisation."""
+        if self.taped_from is None or not self._recomputes_any:
+            self._check_range()
+
+    # --- states ---
+
+    def state(self, k: int) -> Tensor:
+        """Return x_k in backward.
+
+        Raises:
+            RuntimeError: it was released, or somebody changed it in place.
+        """
+        x = self.states.get(k)
+        if x is None:
+            raise RuntimeError(checks.consumed(self.settings.prefix))
+        if self._versions[k] is not None and x._version != self._versions[k]:
+            raise RuntimeError(checks.changed_in_place(k, self.settings.prefix))
+        return x
+
+    def _put(self, k: int, x: Tensor) -> None:
+        self.states[k] = x
+        self._versions[k] = None if x.is_inference() else x._version
+
+    def _needed(self, k: int) -> bool:
+        """Whether backward reads x_k: to recompute layer k, or to invert update k - 1."""
+        taped = self.taped_from is not None and self.taped_from <= k
+        return taped and (self.recomputes(k) or k - 2 in self.residues)
+
+    def _drops_prev(self, k: int, rule: Rule) -> bool:
+        """Whether x_{k-1} is dropped after update k, to be rebuilt when layer k is recomputed.
+
+        Where layer k - 1 keeps its activations, they hold x_{k-1} anyway.
+        """
+        return self._needed(k - 1) and self.recomputes(k - 1) and self.recomputes(k) and rule.invertible
+
+    # --- range ---
+
+    def _note_peak(self, k: int, peak: Tensor | None) -> None:
+        if peak is None or isinstance(peak, FakeTensor):  # a planner's tensors hold no values
+            return
+        self._peaks.append((k // self.settings.updates_per_block, peak))
+        if peak.device.type == "cpu":  # elsewhere this waits for the device: once, at the end
+            self._check_range()
+
+    def _check_range(self) -> None:
+        peaks, self._peaks = self._peaks, []
+        if self.settings.bits is not None:
+            largest = check_range(peaks, self.settings.bits, self.settings.prefix)
+            self.settings.log.largest = max(largest, self.settings.log.largest)
+
+    # --- backward ---
+
+    def note_difference(self, k: int, differs: Tensor) -> None:
+        """Remember a 0-dim bool: what layer k recomputed differs from its forward. Read when backward ends."""
+        self._differences.append((k, differs))
+
+    def enter(self, update: "LayerUpdate") -> None:
+        """Start the backward of an update; refuse what released states cannot serve."""
+        k = update.k
+        if self._recomputes_any and torch.is_grad_enabled():
+            raise RuntimeError(checks.graph_of_gradient(self.settings.prefix))
+        if not self._entered or k >= self._entered[-1].k:  # a backward of its own begins
+            if self._consumed:
+                raise RuntimeError(checks.consumed(self.settings.prefix))
+            Variable._execution_engine.queue_callback(self._finish)
+            if not self.settings.training:
+                checks.tell(self.settings.log.told, checks.EVALUATION)
+        self._entered.append(update)
+        if not self.recomputes(k):
+            self.states.pop(k + 1, None)  # a recomputed update does this when it rebuilds
+
+    def _finish(self) -> None:
+        """Run by autograd when the backward ends: one synchronisation for all checks, then release the states."""
+        for update in self._entered:
+            update.release()
+        self._entered = []
+        self._check_range()
+        differences, self._differences = self._differences, []
+        if differences and not isinstance(differences[0][1], FakeTensor):
+            wrong = torch.stack([differs for _, differs in differences]).tolist()
+            for (k, _), is_wrong in zip(differences, wrong, strict=True):
+                if is_wrong:
+                    raise checks.not_repeated(k // self.settings.updates_per_block, self.settings.prefix)
+        if self._consumed:
+            self.states.clear()
+            self._tell_of_holders()
+
+    def _tell_of_holders(self) -> None:
+        held = [k for k, reference in self._dropped.items() if reference.alive()]
+        if held:
+            checks.tell(self.settings.log.told, checks.held_states(held, len(self._dropped)))
+        self._dropped.clear()
+
+
+class LayerUpdate:
+    """Update k of a pass: what its nodes share. In backward it hands its gradient to its own block input."""
+
+    def __init__(self, owner: Pass, k: int, rule: Rule) -> None:
+        self.owner, self.k, self.rule = owner, k, rule
+        self._grad_x_next: Tensor | None = None
+
+    def fetch(self, again: bool) -> Tensor:
+        """Return x_k, on the memory that the pass holds."""
+        return (self.owner.state(self.k) if again else self.owner.states[self.k]).detach()
+
+    def advance(self, y: Tensor) -> Tensor:
+        """Return x_{k+1}; note what rebuilding x_{k-1} will need, and drop x_{k-1}."""
+        p, k, rule = self.owner, self.k, self.rule
+        x_prev, x_curr = p.states.get(k - 1), p.states[k]
+        drops = p._drops_prev(k, rule)
+        recomputed = p.recomputes(k) and p.taped_from is not None
+        p._recomputes_any |= recomputed
+        result = update_kernel(
+            rule,
+            None if x_prev is None else p.rows(x_prev),
+            p.rows(x_curr),
+            p.rows(y),
+            note=drops,
+            verify=drops and p.settings.verify and rule.exact,
+            kernel=p.settings.kernel,
+        )
+        p._note_peak(k, result.peak)
+        if drops:
+            self._note_prev(x_prev, result.packed, result.bit_sum)
+        elif recomputed and p.settings.verify and p.settings.bits is not None:
+            p._y_sums[k] = bit_sum(y.float())
+        if drops or not p._needed(k - 1):
+            p.states.pop(k - 1, None)
+        x_next = result.x_next if not p.settings.batch_dim else torch.ops.aten._unsafe_view(result.x_next, x_curr.shape)
+        p._put(k + 1, x_next.detach())
+        return x_next
+
+    def _note_prev(self, x_prev: Tensor, packed: Tensor, total: Tensor | None) -> None:
+        p, prev = self.owner, self.k - 1
+        p.residues[prev] = packed
+        p.settings.log.dropped(x_prev, packed)
+        p._dropped[prev] = StorageReference(x_prev)
+        if total is not None:
+            p._sums[prev] = total
+        elif p.settings.verify:
+            p._copies[prev] = x_prev
+
+    def rebuild(self, y: Tensor) -> None:
+        """Rebuild x_{k-1} from x_{k+1}, x_k and the recomputed y, over x_{k+1} where nobody else holds that."""
+        p, prev = self.owner, self.k - 1
+        p._consumed = True
+        if prev not in p.residues:
+            p.states.pop(self.k + 1, None)
+        else:
+            x = p.state(self.k + 1)
+            del p.states[self.k + 1]
+            x = x.clone() if held_elsewhere(x) else x
+            checked = prev in p._sums
+            tensors = p.rows(x), p.rows(p.states[self.k]), p.rows(y)
+            total = inverse_kernel(self.rule, *tensors, p.residues.pop(prev), checked, p.settings.kernel)
+            p._put(prev, x)
+            if checked:
+                p.note_difference(self.k, total != p._sums.pop(prev))
+            elif prev in p._copies:
+                p.errors[self.k] = (x - p._copies.pop(prev)).abs().amax()
+        if self.k in p._y_sums:
+            p.note_difference(self.k, bit_sum(y.float()) != p._y_sums.pop(self.k))
+
+    def begin_backward(self, grad_x_next: Tensor) -> None:
+        """Take the gradient of x_{k+1}.
+
+        Raises:
+            RuntimeError: create_graph, a second backward, or a batch of gradients.
+        """
+        checks.refuse_batched(grad_x_next, self.owner.settings.prefix)
+        self.owner.enter(self)
+        self._grad_x_next = grad_x_next
+
+    def grad_y(self) -> Tensor:
+        """Return the gradient of y_k."""
+        rows = self.owner.rows(self._grad_x_next)
+        return scaled(self._factors(rows).y, rows).view(self._grad_x_next.shape)
+
+    def input_gradients(self, through_block: Tensor, needs_prev: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the gradients of x_k, through the block and past it, and of x_{k-1}.
+
+        A loss of the block alone, one that its hooks collected, sends nothing past the block.
+        """
+        grad, self._grad_x_next = self._grad_x_next, None
+        if grad is None:
+            return through_block, None
+        rows = self.owner.rows(grad)
+        grad_x_curr, grad_x_prev = gradient_kernel(
+            self.owner.rows(through_block), rows, self._factors(rows), needs_prev, self.owner.settings.kernel
+        )
+        return grad_x_curr.view(grad.shape), None if grad_x_prev is None else grad_x_prev.view(grad.shape)
+
+    def _factors(self, rows: Tensor) -> GradientFactors:
+        return self.rule.gradient_factors(rows.dim())
+
+    def release(self) -> None:
+        """Forget a gradient that no block input asked for."""
+        self._grad_x_next = None

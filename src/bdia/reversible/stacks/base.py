@@ -1,0 +1,123 @@
+"""What all stacks share: a stack is an `nn.Sequential` of its blocks, so weights move freely to and from plain models.
+
+Each is called as `stack(x, *args, **kwargs)` with x of shape (B, T, D); extra arguments go to every block.
+Shape letters: B batch, T tokens, D width, K blocks.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bdia.reversible.engine.kernels import KERNELS
+from bdia.reversible.engine.recompute import check_nested, kept_blocks, nested_checkpoints, saved_operations
+
+
+class BlockStack(nn.Sequential):
+    """Base of all stacks. `streams`: the output is (B, T, streams * D)."""
+
+    streams = 1
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__(*blocks)
+        if not len(self):
+            raise ValueError("a stack needs at least one block; set model.net.depth")
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks, as they are."""
+        return list(self._modules.values())
+
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        """One block, or a plain `nn.Sequential` of several."""
+        return nn.Sequential(*self.blocks[index]) if isinstance(index, slice) else super().__getitem__(index)
+
+
+class Recomputation:
+    """What is kept of recomputed layers; `keep` can be changed between steps.
+
+    Args:
+        layers: the layers of the chain.
+        keep: number of trailing blocks that keep their activations (the last one's backward runs first anyway), or
+            the indices of the blocks that do.
+        memory_budget: peak memory of a whole training step that `keep` is to be chosen for, such as "12GiB", or a
+            fraction of the standard stack's; `bdia.plan.fit_to_memory` does that before training.
+        save: kinds of operations ("attention", "matmul") whose outputs a recomputed block keeps.
+        nested: names of a block's submodules ("attn", "mlp") that are recomputed once more, one at a time, while the
+            block's gradients are computed: less memory than one whole block, for a second recomputation.
+        prefix: stands before a setting's name in messages: "stack." for config keys, "" for arguments.
+    Raises:
+        ValueError: no such block, operation or submodule.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        keep: int | Collection[int],
+        memory_budget: str | float | None = None,
+        save: Sequence[str] = (),
+        nested: Sequence[str] = (),
+        prefix: str = "stack.",
+    ) -> None:
+        kept_blocks(keep, len(layers), prefix)
+        saved_operations(save, prefix)
+        self.keep, self.memory_budget, self.save, self.prefix = keep, memory_budget, tuple(save), prefix
+        self.nested = check_nested(layers, nested, prefix)
+
+    def kept(self, depth: int, training: bool = True) -> frozenset[int]:
+        """Return the blocks of this forward that keep their activations; all where no gradient will flow.
+
+        Raises:
+            RuntimeError: training before the memory budget was resolved.
+        """
+        if not torch.is_grad_enabled():
+            return frozenset(range(depth))
+        if self.memory_budget is not None and training:
+            raise RuntimeError(
+                f"memory_budget={self.memory_budget!r}: no number of kept blocks was chosen for it yet. Call "
+                f"bdia.plan.fit_to_memory (bdia.train does), or set {self.prefix}memory_budget=null and "
+                f"{self.prefix}keep"
+            )
+        return kept_blocks(self.keep, depth, self.prefix)
+
+    def bind(
+        self, block: nn.Module, call: Callable[..., Any], recomputed: bool, args: tuple, kwargs: dict
+    ) -> Callable[[Tensor], Any]:
+        """Return x -> call(x, *args, **kwargs), with the nested submodules of a recomputed block checkpointed."""
+        if not (recomputed and self.nested):
+            return lambda x: call(x, *args, **kwargs)
+
+        def nested(x: Tensor) -> Any:
+            with nested_checkpoints(block, self.nested):
+                return call(x, *args, **kwargs)
+
+        return nested
+
+    def shown(self) -> str:
+        """The settings, as a stack prints them."""
+        chosen = {"memory_budget": self.memory_budget, "save": self.save, "nested": self.nested}
+        return ", ".join([f"keep={self.keep}", *(f"{name}={value!r}" for name, value in chosen.items() if value)])
+
+
+def check_kernel(kernel: str, prefix: str = "stack.") -> str:
+    """Return the name of an implementation of the update.
+
+    Raises:
+        ValueError: there is no such one.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel={kernel!r}: wanted one of {', '.join(KERNELS)}; set {prefix}kernel")
+    return kernel
+
+
+def check_stream(x: Tensor, prefix: str = "stack.") -> Tensor:
+    """Return x, the residual stream.
+
+    Raises:
+        TypeError: not float32, and no autocast, where float32 would silently change the precision asked for.
+    """
+    if x.dtype != torch.float32 and not torch.is_autocast_enabled(x.device.type):
+        key = "trainer.precision=32-true or bf16-mixed" if prefix else "float32 parameters, or autocast"
+        raise TypeError(f"residual stream is {x.dtype}: the grid needs float32. Use {key}")
+    return x

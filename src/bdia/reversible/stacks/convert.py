@@ -1,0 +1,252 @@
+"""`convert` puts the BDIA update into the layers of any model, in place; `revert` takes it out again."""
+
+import re
+import warnings
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from bdia.reversible.arithmetic.gamma import GammaLaw, as_law
+from bdia.reversible.engine import checks
+from bdia.reversible.engine.layers import Chain
+from bdia.reversible.stacks.adapters import ChainSpec
+from bdia.reversible.stacks.bdia import BdiaStack, BdiaUpdates
+from bdia.reversible.stacks.chains import find_chains
+from bdia.reversible.stacks.engage import disengage, engage, engaged
+
+DEFAULT_BITS = 9
+PRETRAINED_GAMMA = "1/16"
+
+
+class ConvertedChain(BdiaUpdates):
+    """The updates of one chain of a converted model.
+
+    Attributes:
+        name: where the chain stands in the model. layers: their number.
+    """
+
+    def __init__(self, spec: ChainSpec, root: nn.Module, gamma: GammaLaw, bits: int | None, **settings: Any) -> None:
+        super().__init__(spec.layers, gamma, bits, batch_dim=spec.batch_dim, prefix="", **settings)
+        self.name, self.layers = spec.name, len(spec.layers)
+        self.chain = Chain(spec.length or len(spec.layers))
+        self._root = weakref.ref(root)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_root"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _root=lambda: None)
+
+    def call_layer(self, layer: nn.Module, place: int, original: Callable, args: tuple, kwargs: dict) -> Any:
+        """As `BdiaUpdates.call_layer`; frozen leading layers are not taped for a gradient that nobody can read."""
+        if place == 0 and layer.training and torch.is_grad_enabled():
+            self._drop_input_gradients(layer)
+        return super().call_layer(layer, place, original, args, kwargs)
+
+    def _drop_input_gradients(self, layer: nn.Module) -> None:
+        """Undo `enable_input_require_grads()`: it exists for reentrant checkpointing, and tapes frozen layers."""
+        frozen = not any(parameter.requires_grad for parameter in layer.parameters())
+        root = self._root()
+        if not frozen or root is None or "input gradients" in self.log.told:
+            return
+        for module in root.modules():
+            if getattr(module, "_require_grads_hook", None) is not None:
+                module.disable_input_require_grads()
+                checks.tell(self.log.told, INPUT_GRADIENTS)
+
+    def not_a_stream(self, layer: nn.Module, place: int, original: Callable, args: tuple, kwargs: dict) -> Any:
+        """Let a layer that changes the stream's shape be an ordinary one, and say so."""
+        disengage(layer)
+        warnings.warn(
+            f"layer {place} ({type(layer).__name__}) of {self.name} changes the shape of the stream: it runs as an "
+            "ordinary layer and stores its activations",
+            checks.EngineWarning,
+            stacklevel=2,
+        )
+        return original(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.layers} layers, gamma={self.gamma}, bits={self.bits}, {self.shown()}"
+
+
+INPUT_GRADIENTS = (
+    "input gradients: enable_input_require_grads() was switched off. It is meant for another kind of checkpointing, "
+    "and would keep the streams of frozen leading layers"
+)
+
+
+class Conversion:
+    """What `convert` did.
+
+    Attributes:
+        chains: name of each chain -> number of its layers.
+    """
+
+    def __init__(self, chains: Sequence[ConvertedChain]) -> None:
+        self._chains = list(chains)
+        self.chains = {chain.name: chain.layers for chain in chains}
+
+    @property
+    def bits(self) -> dict[str, int | None]:
+        """The grid of each chain."""
+        return {chain.name: chain.bits for chain in self._chains}
+
+    @property
+    def freed_bytes(self) -> dict[str, int]:
+        """Bytes of residual streams, per layer, that the last training forward did not hold for backward."""
+        return {chain.name: chain.log.freed // max(chain.log.rebuilt, 1) for chain in self._chains}
+
+    @property
+    def side_bytes(self) -> dict[str, int]:
+        """Bytes of side information that the last training forward held."""
+        return {chain.name: chain.log.side_bytes for chain in self._chains}
+
+    def __repr__(self) -> str:
+        lines = []
+        for chain in self._chains:
+            freed = self.freed_bytes[chain.name]
+            last = f"{freed:,} bytes freed per layer at the last input" if freed else "no training step yet"
+            lines.append(f"  {chain!r}; {last}")
+        return "\n".join(["converted to BDIA (bdia.revert undoes it):", *lines])
+
+
+def convert(
+    model: nn.Module,
+    gamma: GammaLaw | str | float | Fraction | None = None,
+    bits: int | Literal["auto"] | None = None,
+    keep: int | Collection[int] = 0,
+    backward: Literal["reversible", "stored"] = "reversible",
+    layers: str | Sequence[str] | None = None,
+    *,
+    pretrained: bool = False,
+    calibration: object = None,
+    batch_dim: int | None = None,
+    eval_gamma: float | str | Fraction = 0,
+    quantize_eval: bool = False,
+    verify: bool = True,
+    kernel: Literal["auto", "compiled", "eager"] = "auto",
+    save: Sequence[str] = (),
+    nested: Sequence[str] = (),
+) -> Conversion:
+    """Train the layers of a model through the BDIA update: reversibly, bit for bit. In place.
+
+    The model's class, attributes, names and `state_dict` keys stay as they are, and so do its outputs in `eval()`. In
+    training each layer takes one update when the model calls it; a layer whose stream is not what the last one
+    returned starts anew. Key/value caches are off in training. Source: Zhang, Lewis, Kleijn, ICML 2025, section 4.3.
+
+    Args:
+        model: any model with a list of residual layers; with bfloat16 or float16 parameters too: the stream is float32.
+        gamma: a law, or a fraction for +- that value. Default: "1/2", the paper's; with `pretrained` "1/16".
+        bits: grid 2^-bits of the stream. Default 9, the paper's; with `pretrained` "auto": the finest grid that holds
+            four times the largest value of the calibration batch, or else of the first training forward, which runs
+            on 9 bits.
+        keep: number of trailing layers that keep their activations, or the indices of the layers that do.
+        backward: "reversible" drops and rebuilds the streams; "stored" keeps every activation (same bits).
+        layers: names of the lists of layers, such as "model.layers"; None looks for them.
+        pretrained: the weights were trained without BDIA: take the defaults for fine-tuning.
+        calibration: a batch for bits="auto": a mapping or tuple of the model's arguments, or its one argument. It runs
+            once, in eval() and without gradients.
+        batch_dim: the dimension of the stream that counts samples; None asks the modules (`batch_first`).
+        eval_gamma, quantize_eval, verify, kernel, save, nested: as in `BdiaStack`.
+    Returns:
+        A report: chains, layers, bytes freed at the last input.
+    Raises:
+        ValueError: no chain found (the message lists the candidates), a setting out of range, converted already.
+        In training: GridOverflowError, ReversibilityError, and RuntimeError for what can't be trained reversibly.
+
+        >>> import bdia, torch
+        >>> model = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(16, 2, batch_first=True), 4)
+        >>> bdia.convert(model).chains
+        {'layers': 4}
+    """
+    if any(engaged(module) is not None for module in model.modules()):
+        raise ValueError(f"{type(model).__name__} is converted already: call bdia.revert(model) first")
+    if any(isinstance(module, BdiaStack) for module in model.modules()):
+        raise ValueError(f"{type(model).__name__} holds a BdiaStack, which trains reversibly already")
+    settings = {
+        "keep": keep, "backward": backward, "eval_gamma": eval_gamma, "quantize_eval": quantize_eval,
+        "verify": verify, "kernel": kernel, "memory_budget": None, "save": save, "nested": nested,
+    }  # fmt: skip
+    default = PRETRAINED_GAMMA if pretrained else "1/2"
+    specs = find_chains(model, layers)
+    if batch_dim is not None:
+        specs = [spec._replace(batch_dim=batch_dim) for spec in specs]
+    try:
+        law = as_law(default if gamma is None else gamma)
+        chains = [ConvertedChain(spec, model, law, _grid(bits, pretrained), **settings) for spec in specs]
+    except ValueError as error:
+        raise ValueError(_in_arguments(str(error))) from error
+    _switch_off_checkpointing(model)
+    if calibration is not None:
+        _calibrate(model, specs, chains, calibration)
+    for spec, chain in zip(specs, chains, strict=True):
+        for place, layer in enumerate(spec.layers):
+            engage(layer, chain, place)
+    return Conversion(chains)
+
+
+def revert(model: nn.Module) -> int:
+    """Undo `convert`: the layers are ordinary ones again. Returns their number."""
+    layers = [module for module in model.modules() if engaged(module) is not None]
+    for layer in layers:
+        disengage(layer)
+    return len(layers)
+
+
+def _calibrate(model: nn.Module, specs: Sequence[ChainSpec], chains: Sequence[ConvertedChain], batch: object) -> None:
+    """Run the ordinary model once, and note the largest value of each chain's streams."""
+
+    def note(chain: ConvertedChain, values: object) -> None:
+        tensors = [t for t in tree_leaves(values) if isinstance(t, Tensor) and t.is_floating_point() and t.numel()]
+        chain.log.largest = max([chain.log.largest, *(t.abs().max().item() for t in tensors[:1])])
+
+    hooks = []
+    for spec, chain in zip(specs, chains, strict=True):
+        for layer in spec.layers:
+            for register in (layer.register_forward_pre_hook, layer.register_forward_hook):
+                hooks.append(register(lambda *given, chain=chain: note(chain, given[-1])))
+    training = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()
+            if isinstance(batch, Mapping):
+                model(**batch)
+            else:
+                model(*batch) if isinstance(batch, tuple) else model(batch)
+    finally:
+        for module, was in training.items():
+            module.training = was
+        for hook in hooks:
+            hook.remove()
+
+
+def _grid(bits: int | str | None, pretrained: bool) -> int | str:
+    return ("auto" if pretrained else DEFAULT_BITS) if bits is None else bits
+
+
+def _in_arguments(message: str) -> str:
+    """Name arguments where a message names config keys."""
+    return re.sub(r"\bstack\.(\w+)", r"\1", message)
+
+
+def _switch_off_checkpointing(model: nn.Module) -> None:
+    """Switch off activation checkpointing that is on: the layers free their activations by themselves.
+
+    transformers sets `gradient_checkpointing` on its modules, timm `grad_checkpointing`.
+    """
+    names = ("gradient_checkpointing", "grad_checkpointing")
+    on = [(m, name) for m in model.modules() for name in names if getattr(m, name, False) is True]
+    for module, name in on:
+        setattr(module, name, False)
+    if on:
+        warnings.warn(
+            f"{type(model).__name__}: activation checkpointing was on and is switched off: converted layers free their "
+            "activations by themselves",
+            checks.EngineWarning,
+            stacklevel=3,
+        )
