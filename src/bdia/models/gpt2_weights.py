@@ -38,7 +38,7 @@ def load_gpt2_weights(net: nn.Module, path: Path) -> None:
     Raises:
         FileNotFoundError: neither is there. ValueError: a damaged file; names or shapes that are not this model's.
     """
-    state = {name.removeprefix("transformer."): tensor for name, tensor in _read(path).items()}
+    state = {name.removeprefix("transformer."): tensor for name, tensor in read_weights(path).items()}
     own, found = net.state_dict(), {}
     for name, tensor in state.items():
         if _NOT_WEIGHTS.fullmatch(name):
@@ -116,7 +116,15 @@ def _translate(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     return f"blocks.{block}.{_IN_BLOCK[layer]}.{kind}", tensor.T.contiguous() if linear else tensor
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, key: str = "model.net.weights") -> dict[str, Any]:
+    """Read a file of weights, or the one that a folder holds, onto the CPU.
+
+    Args:
+        path: ends in .safetensors, or a file of `torch.save`; or a folder of model.safetensors or pytorch_model.bin.
+        key: config key of the path, for errors.
+    Raises:
+        FileNotFoundError: no such file. ValueError: it cannot be read.
+    """
     places = [path / "model.safetensors", path / "pytorch_model.bin"] if path.is_dir() else [path]
     for place in places:
         if place.is_file():
@@ -125,8 +133,6 @@ def _read(path: Path) -> dict[str, Tensor]:
                 return load_file(place) if safe else torch.load(place, map_location="cpu", weights_only=True)
             except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
                 raise ValueError(
-                    f"{place} cannot be read as weights ({type(error).__name__}): set model.net.weights to a whole file"
+                    f"{place} cannot be read as weights ({type(error).__name__}): set {key} to a whole file"
                 ) from error
-    raise FileNotFoundError(
-        f"model.net.weights={path}: wanted model.safetensors or pytorch_model.bin of a GPT-2 in Hugging Face's layout"
-    )
+    raise FileNotFoundError(f"{key}={path}: wanted model.safetensors or pytorch_model.bin in Hugging Face's layout")
