@@ -100,11 +100,10 @@ def pretraining(cfg: DictConfig) -> DictConfig:
     """
     first = cfg.copy()
     with open_dict(first):
-        parts = first.pop("weights").pretrain
+        parts = OmegaConf.to_container(first.pop("weights").pretrain, resolve=False)
         first.name, first.seed, first.rerun = "pretrained", 0, False
-        for key in parts:
-            part = parts._get_node(key)
-            whole = not OmegaConf.is_dict(part) or "_target_" in part
+        for key, part in parts.items():
+            whole = not isinstance(part, dict) or "_target_" in part
             first[key] = part if whole else OmegaConf.merge(first[key], part)
         first.logger = {"csv": cfg.logger.csv} if "csv" in (cfg.logger or {}) else None
         first.paths.results = f"{first.paths.runs}/{first.name}/records"  # not a result of the experiment
