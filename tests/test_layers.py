@@ -40,11 +40,21 @@ def test_layer_imports_only_from_its_left(layer):
 
 def test_the_engine_imports_torch_and_the_standard_library_only():
     allowed = {
-        "bdia", "torch", "__future__", "collections", "contextlib", "enum", "fractions", "functools", "inspect", "math",
-        "typing", "warnings",
+        "bdia", "torch", "__future__", "collections", "contextlib", "enum", "fnmatch", "fractions", "functools",
+        "inspect", "math", "re", "sys", "threading", "typing", "warnings", "weakref",
     }  # fmt: skip
     for path in (PACKAGE / "reversible").rglob("*.py"):
         assert {name.split(".")[0] for name in imports(path)} <= allowed, path.name
+
+
+ROOMS = {"arithmetic": {"arithmetic"}, "engine": {"arithmetic", "engine"}, "stacks": {"arithmetic", "engine", "stacks"}}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_rooms_of_the_engine_import_only_from_those_before_them(room):
+    for path in sorted((PACKAGE / "reversible" / room).rglob("*.py")):
+        inside = [name.split(".") for name in imports(path) if name.startswith("bdia.")]
+        assert all(name[1] == "reversible" and name[2] in ROOMS[room] for name in inside), path.name
 
 
 def test_only_build_instantiates_from_config():

@@ -8,11 +8,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from reversible_helpers import loss_of, make_blocks, make_tokens
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from trainer_helpers import LAST, WORDS, batch, inputs_alive, llama, run_block
 
+import bdia
 from bdia.reversible import BdiaStack
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")]
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 RANKS, DEPTH = 2, 4
 
 
@@ -51,10 +54,14 @@ def wrap(kind, stack):
     return fully_shard(stack, mesh=mesh)
 
 
-def work(rank, port, kind, backward, steps, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def join(rank, port):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(RANKS))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+
+
+def work(rank, port, kind, backward, steps, folder):
+    join(rank, port)
     stack = stack_of(backward)
     model = wrap(kind, stack)
     torch.manual_seed(rank)
@@ -65,14 +72,18 @@ def work(rank, port, kind, backward, steps, folder):
     dist.destroy_process_group()
 
 
-def launch(kind, backward, steps, folder):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(port, kind, backward, steps, str(folder)), nprocs=RANKS)
+        return free.getsockname()[1]
+
+
+def launch(kind, backward, steps, folder):
+    mp.spawn(work, args=(free_port(), kind, backward, steps, str(folder)), nprocs=RANKS)
     return [torch.load(folder / f"{backward}{rank}.pt") for rank in range(RANKS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_two_processes_train_reversibly_with_the_gradients_of_stored_and_of_one_process(kind, steps, tmp_path):
@@ -82,3 +93,126 @@ def test_two_processes_train_reversibly_with_the_gradients_of_stored_and_of_one_
     for a, b in zip(found[0], one_process("stored", steps), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)  # the ranks' sum is taken in another order
     assert all(g.abs().sum() > 0 for g in found[0])
+
+
+# --- converted models: the blocks of docs/trainers.md ---
+
+PAGE = {"ddp": "DistributedDataParallel", "fsdp2": "FSDP2"}
+
+
+class Decoder(nn.Module):
+    """A decoder that loops over its layers, called as those of transformers are."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(make_blocks(DEPTH, dropout=0.1))
+        self.words, self.head = nn.Embedding(WORDS, 16), nn.Linear(16, WORDS)
+
+    def forward(self, input_ids, labels):
+        x = self.words(input_ids)
+        for layer in self.layers:
+            x = layer(x)
+        loss = nn.functional.cross_entropy(self.head(x).flatten(0, 1), labels.flatten())
+        return type("Output", (), {"loss": loss})
+
+
+def own_decoder():
+    model = Decoder()
+    return model, model.layers
+
+
+def library_decoder():
+    model = llama(DEPTH)
+    return model, model.model.layers
+
+
+def compiled_decoder():
+    model = llama(DEPTH)
+    for layer in model.model.layers:
+        layer.compile(backend="aot_eager")
+    return model, model.model.layers
+
+
+def batches_of(rank, steps=2):
+    return [batch(seed=RANKS * n + rank) for n in range(steps)]
+
+
+def whole(gradient):
+    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient.clone()
+
+
+def as_on_the_page(kind, backward, make, rank):
+    """Run a block of the page; return the wrapped model and the report."""
+    model, layers = make()
+    names = run_block(PAGE[kind], backward, seed=rank, model=model, layers=layers, batches=batches_of(rank))
+    return names["model"], names["report"]
+
+
+def wrapped_first(kind, backward, make, rank):
+    """The same where the model is wrapped before it is converted."""
+    model, layers = make()
+    if kind == "ddp":
+        model = DistributedDataParallel(model)
+    else:
+        from torch.distributed.fsdp import fully_shard
+
+        for module in (*layers, model):
+            fully_shard(module)
+    report = bdia.convert(model, backward=backward)
+    torch.manual_seed(rank)
+    for inputs in batches_of(rank):
+        model(**inputs).loss.backward()
+    return model, report
+
+
+RUNS = {
+    "reversible": (as_on_the_page, "reversible"),
+    "stored": (as_on_the_page, "stored"),
+    "wrapped first": (wrapped_first, "reversible"),
+}
+
+
+def work_converted(rank, port, make, folder):
+    join(rank, port)
+    for kind in PAGE:
+        for name, (run, backward) in RUNS.items():
+            model, report = run(kind, backward, make, rank)
+            gradients = [whole(p.grad) for p in model.parameters()]
+            sharded = any(hasattr(p, "full_tensor") for p in model.parameters())
+            facts = gradients, sharded, min(report.freed_bytes.values()), inputs_alive(model, batch(seed=rank))
+            torch.save(facts, f"{folder}/{kind}-{name}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def converted_in_one_process(make):
+    """Mean gradient over the ranks' batches, without a wrapper."""
+    totals = None
+    for rank in range(RANKS):
+        model, _ = make()
+        bdia.convert(model, backward="stored")
+        torch.manual_seed(rank)
+        for inputs in batches_of(rank):
+            model(**inputs).loss.backward()
+        gradients = [p.grad / RANKS for p in model.parameters()]
+        totals = gradients if totals is None else [a + b for a, b in zip(totals, gradients, strict=True)]
+    return totals
+
+
+@pytest.mark.parametrize(
+    "make",
+    [own_decoder, *(pytest.param(make, marks=pytest.mark.slow) for make in (library_decoder, compiled_decoder))],
+)
+def test_a_converted_model_trains_in_two_processes_with_the_gradients_of_one(make, tmp_path):
+    mp.spawn(work_converted, args=(free_port(), make, str(tmp_path)), nprocs=RANKS)
+    one = converted_in_one_process(make)
+    for kind in PAGE:
+        wanted = torch.load(tmp_path / f"{kind}-stored-0.pt")[0]
+        assert all(g.abs().sum() > 0 for g in wanted)
+        for a, b in zip(wanted, one, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # the ranks' sum is taken in another order
+        for name in RUNS:
+            for rank in range(RANKS):
+                found, sharded, freed, alive = torch.load(tmp_path / f"{kind}-{name}-{rank}.pt")
+                assert sharded == (kind == "fsdp2")
+                assert (freed > 0) == (alive <= LAST) == (name != "stored")
+                assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))

@@ -10,6 +10,8 @@ from bdia.measure.history import Measurement, Row
 class ReversibilityCheck(Measurement):
     """On one batch, verify the reversible stacks: 0 where every stream came back bit for bit, else the largest error.
 
+    With `bits="auto"` also the grid that was chosen, the coarsest of all stacks.
+
     Where nothing is rebuilt (stored activations, all blocks kept) there is no row.
 
     A stack on a grid compares integer sums of bits and raises ReversibilityError on a difference; one without (RevViT
@@ -40,6 +42,8 @@ class ReversibilityCheck(Measurement):
             errors = [float(e) for stack in self.before for e in stack.reconstruction_error.values()]
             if any(stack.rebuilt for stack in self.before):
                 self.rows = [Row("reconstruction_error", max(errors, default=0.0), None, trainer.global_step)]
+            chosen = [stack.bits for stack in self.before if getattr(stack, "auto_bits", False)]
+            self.rows += [Row("grid_bits", min(chosen), None, trainer.global_step)] if chosen else []
         for stack, verify in self.before.items():
             stack.verify = verify
         self.before = {}

@@ -31,6 +31,7 @@ UNITS = {
     "val_documents": "count",
     "test_documents": "count",
     "reconstruction_error": "1",
+    "grid_bits": "bits",  # that stack.bits=auto chose
     "peak_allocated": "MiB",
     "peak_reserved": "MiB",
     "model_state": "MiB",

@@ -22,6 +22,7 @@ from bdia.reversible.stacks.checkpoint import CheckpointStack
 from bdia.reversible.stacks.convert import convert, revert
 from bdia.reversible.stacks.revvit import RevVitStack
 from bdia.reversible.stacks.standard import StandardStack
+from bdia.reversible.stacks.state import load_training_state, training_state
 
 __all__ = [
     "BdiaStack",
@@ -45,8 +46,10 @@ __all__ = [
     "bdia_invert",
     "bdia_step",
     "convert",
+    "load_training_state",
     "pack_residues",
     "register_adapter",
     "revert",
+    "training_state",
     "unpack_residues",
 ]

@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from bdia.reversible import load_training_state, training_state
+
 
 class Task(LightningModule):
     """A model, its optimizer and its schedule.
@@ -79,11 +81,14 @@ class Task(LightningModule):
         optimizer.zero_grad(set_to_none=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what gradient accumulation holds so far; there are no gradients between optimizer steps."""
+        """Save what gradient accumulation holds so far, none between optimizer steps, and the state of stacks."""
+        checkpoint["reversible"] = training_state(self.net)
         checkpoint["gradients"] = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep them until training starts: Lightning clears gradients before."""
+        """Restore the stacks; keep gradients until training starts, for Lightning clears them before."""
+        if "reversible" in checkpoint:  # not in those of commit 97832fb and before
+            load_training_state(self.net, checkpoint["reversible"])
         self.gradients = checkpoint.get("gradients", {})
 
     def on_train_start(self) -> None:

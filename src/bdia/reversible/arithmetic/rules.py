@@ -82,12 +82,21 @@ class BdiaRule:
     invertible = True
     exact = True
 
-    def __init__(self, gamma: Gamma, bits: int, side_bits: int) -> None:
-        self.gamma, self.bits, self.side_bits = gamma, bits, side_bits
+    def __init__(self, gamma: Gamma, bits: int, side_bits: int, repeats: int = 1) -> None:
+        self.bits, self.side_bits = bits, side_bits
+        self._gamma, self._repeats = gamma, repeats
+
+    @property
+    def gamma(self) -> Gamma:
+        """One fraction per row of the stream: the samples', again and again where a dimension comes before theirs."""
+        if self._repeats == 1:
+            return self._gamma
+        return Gamma(*(part.repeat(self._repeats) for part in self._gamma))
 
     def coefficients(self, dims: int, rows: slice = slice(None)) -> Coefficients:
         """Return what the step multiplies with, for tensors of so many dimensions."""
-        return coefficients(Gamma(self.gamma.numerator[rows], self.gamma.denominator[rows]), self.bits, dims)
+        gamma = self.gamma
+        return coefficients(Gamma(gamma.numerator[rows], gamma.denominator[rows]), self.bits, dims)
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """See `bdia_step`."""

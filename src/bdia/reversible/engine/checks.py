@@ -20,9 +20,14 @@ EVALUATION = (
 
 
 OUTER_CHECKPOINT = (
-    "a reversible layer runs inside another activation checkpoint (gradient_checkpointing_enable(), "
-    "set_grad_checkpointing(), torch.utils.checkpoint): it frees activations by itself. Switch the other one off: "
+    "a reversible layer runs inside another activation checkpoint (activation_checkpointing_enable(), "
+    "gradient_checkpointing_enable(), set_grad_checkpointing(), torch.utils.checkpoint, another reversible stack "
+    "around it): it frees activations by itself. Switch the other one off: activation_checkpointing_disable() or "
     "gradient_checkpointing_disable(), set_grad_checkpointing(False), or no checkpoint around the layers"
+)
+PAST_THE_STACK = (
+    "past the stack: a block of a reversible stack was called by itself in training, so it trains as an ordinary one. "
+    "Call the stack, or loop over it or over a slice of it, or use bdia.convert on the model"
 )
 
 

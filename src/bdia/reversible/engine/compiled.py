@@ -58,7 +58,7 @@ def run_compiled(function: Callable[..., None], out: Tensor, *arguments: object,
         with torch.no_grad(), _disable_current_modes():
             _compiled(function, device)(out, *arguments)
     except Exception as error:  # whatever compilers raise: there are as many kinds as compilers
-        if _out_of_memory(error):
+        if out_of_memory(error):
             raise
         said = (str(error).strip().splitlines() or [""])[0][:200]
         reason = f"torch.compile fails here ({type(error).__name__}: {said})"
@@ -86,6 +86,7 @@ def _compiled(function: Callable[..., None], device: str) -> Callable[..., None]
     return torch.compile(function, **settings)
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
     named = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return named or any(words in str(error) for words in ("can't allocate memory", "bad_alloc"))

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bdia.reversible.arithmetic.rules import Rule
 from bdia.reversible.engine import checks
+from bdia.reversible.engine.compiled import out_of_memory
 from bdia.reversible.engine.nodes import BlockInput, Handle, Update
 from bdia.reversible.engine.passes import LayerUpdate, Pass, PassSettings
 from bdia.reversible.engine.recompute import Contexts, recompute_contexts
@@ -83,7 +84,7 @@ class OpenPass:
         def region(handle_prev: Tensor | None, handle: Tensor) -> Tensor:
             again = flag.active
             x = BlockInput.apply(handle_prev, handle, update, again)
-            y = _again(call, x, pass_, k, around) if again else _first(call, x, pass_, k, around)
+            y = _again(call, x, update, around) if again else _first(call, x, update, around)
             if pass_.taped_from is None and (y.requires_grad or x.requires_grad):
                 pass_.taped_from = k
             return Update.apply(x, y, update, again)
@@ -114,13 +115,11 @@ class OpenPass:
 
     def why_not(self, x: Tensor) -> str:
         """Say in what x differs from what the last layer handed out."""
-        handed = None if self._handed is None else self._handed()
-        if handed is None:
-            return "the stream that the last layer returned is not used any more"
-        if handed.untyped_storage()._cdata == x.untyped_storage()._cdata and handed.shape == x.shape:
+        storage, _, shape = self._place[:3]
+        if x.shape != shape:
+            return f"the stream's shape changes from {tuple(shape)} to {tuple(x.shape)} between two layers"
+        if self._handed() is not None and x.untyped_storage()._cdata == storage:
             return "the stream is changed in place between two layers"
-        if handed.shape != x.shape:
-            return f"the stream's shape changes from {tuple(handed.shape)} to {tuple(x.shape)} between two layers"
         return "something is computed from the stream between two layers"
 
 
@@ -130,32 +129,31 @@ def _place(x: Tensor) -> tuple[object, ...]:
     return x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride(), x.dtype, version
 
 
-def _first(call: Callable[[Tensor], object], x: Tensor, pass_: Pass, k: int, around: Contexts) -> Tensor:
-    block = k // pass_.settings.updates_per_block
+def _first(call: Callable[[Tensor], object], x: Tensor, update: LayerUpdate, around: Contexts) -> Tensor:
     version = None if x.is_inference() else x._version
     with around[0]:
         y = call(x)
     if not isinstance(y, Tensor) or y.shape != x.shape:
         seen = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise TypeError(
-            f"block {block} returned {seen}, wanted the residual stream, a tensor of shape {tuple(x.shape)}: "
+            f"block {update.block} returned {seen}, wanted the residual stream, a tensor of shape {tuple(x.shape)}: "
             "wrap the block so that it returns only that"
         )
     if version is not None and x._version != version:
-        raise RuntimeError(f"block {block} changes its input in place: clone it there")
+        raise RuntimeError(f"block {update.block} changes its input in place: clone it there")
     return y
 
 
-def _again(call: Callable[[Tensor], object], x: Tensor, pass_: Pass, k: int, around: Contexts) -> Tensor:
+def _again(call: Callable[[Tensor], object], x: Tensor, update: LayerUpdate, around: Contexts) -> Tensor:
     try:
         with around[1]:
             y = call(x)
     except Exception as error:  # the first run raised nothing: the block does not repeat itself
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        if out_of_memory(error):
             raise
-        raise checks.not_repeated(k // pass_.settings.updates_per_block, pass_.settings.prefix, error) from error
+        raise update.not_repeated(error) from error
     if not isinstance(y, Tensor) or y.shape != x.shape:
-        raise checks.not_repeated(k // pass_.settings.updates_per_block, pass_.settings.prefix)
+        raise update.not_repeated()
     return y
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.utils.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
     from bdia.reversible.engine.passes import LayerUpdate
@@ -68,5 +69,8 @@ class Update(Function):
     @staticmethod
     def backward(ctx, grad_x_next: Tensor) -> tuple[None, Tensor, None, None]:
         ctx.update.begin_backward(grad_x_next)
-        _ = ctx.saved_tensors
+        try:
+            _ = ctx.saved_tensors
+        except CheckpointError as error:  # the block saved other tensors than in forward
+            raise ctx.update.not_repeated(error) from error
         return None, ctx.update.grad_y(), None, None

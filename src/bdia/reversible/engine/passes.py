@@ -112,6 +112,7 @@ class Pass:
         self._y_sums: dict[int, Tensor] = {}  # of y_k, where recomputing layer k rebuilds nothing
         self._copies: dict[int, Tensor] = {}
         self._dropped: dict[int, StorageReference] = {}
+        self._held: list[int] = []  # dropped, but alive when they are rebuilt
         self._peaks: list[tuple[int, Tensor]] = []
         self._differences: list[tuple[int, Tensor]] = []
         self._entered: list[LayerUpdate] = []
@@ -224,10 +225,10 @@ class Pass:
             self._tell_of_holders()
 
     def _tell_of_holders(self) -> None:
-        held = [k for k, reference in self._dropped.items() if reference.alive()]
-        if held:
-            checks.tell(self.settings.log.told, checks.held_states(held, len(self._dropped)))
+        if self._held:
+            checks.tell(self.settings.log.told, checks.held_states(sorted(self._held), len(self._dropped)))
         self._dropped.clear()
+        self._held.clear()
 
 
 class LayerUpdate:
@@ -288,6 +289,8 @@ class LayerUpdate:
             x = p.state(self.k + 1)
             del p.states[self.k + 1]
             x = x.clone() if held_elsewhere(x) else x
+            if prev not in p._copies and p._dropped[prev].alive():
+                p._held.append(prev)
             checked = prev in p._sums
             tensors = p.rows(x), p.rows(p.states[self.k]), p.rows(y)
             total = inverse_kernel(self.rule, *tensors, p.residues.pop(prev), checked, p.settings.kernel)
@@ -298,6 +301,15 @@ class LayerUpdate:
                 p.errors[self.k] = (x - p._copies.pop(prev)).abs().amax()
         if self.k in p._y_sums:
             p.note_difference(self.k, bit_sum(y.float()) != p._y_sums.pop(self.k))
+
+    @property
+    def block(self) -> int:
+        """The block that the update belongs to, as messages name it."""
+        return self.k // self.owner.settings.updates_per_block
+
+    def not_repeated(self, raised: Exception | None = None) -> Exception:
+        """Return the error for a block whose second run differs from its first."""
+        return checks.not_repeated(self.block, self.owner.settings.prefix, raised)
 
     def begin_backward(self, grad_x_next: Tensor) -> None:
         """Take the gradient of x_{k+1}.

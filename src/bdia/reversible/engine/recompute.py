@@ -1,20 +1,16 @@
 """What is kept, and what is recomputed once more, inside a recomputed block. Changes memory and time, never a bit."""
 
 import contextlib
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._pytree import tree_flatten, tree_unflatten
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    SelectiveCheckpointContext,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+from torch.utils.checkpoint import checkpoint
 
 from bdia.reversible.engine.kernels import bit_sum
 
@@ -30,6 +26,7 @@ OPERATIONS = {
     "matmul": ("mm", "addmm", "bmm", "baddbmm"),
 }
 
+BUFFER_ELEMENTS = 2**20
 Contexts = tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]
 
 
@@ -67,49 +64,86 @@ def saved_operations(names: Sequence[str], prefix: str = "stack.") -> list[Any]:
 
 
 def recompute_contexts(
-    block: nn.Module | None, operators: Sequence[Any], differs: Callable[[Tensor], None] | None = None
+    block: nn.Module | None, operators: Collection[Any], differs: Callable[[Tensor], None] | None = None
 ) -> Contexts:
     """Return what to enter around a block the first time, and when it is recomputed.
 
     Args:
-        block: the module that runs, for its batch norms.
+        block: the module that runs, for its buffers.
         operators: torch's, see `saved_operations`; the second run reuses their outputs.
-        differs: called with a 0-dim bool for each input of those operators that is watched; None: none is. A kept
+        differs: called with a 0-dim bool for each input of those operators; None: they are not compared. A kept
             output is not computed again, so a block that does not repeat itself before it would go unnoticed.
     """
     if not (operators and torch.is_grad_enabled()):
         return contextlib.nullcontext(), _Recomputation(contextlib.nullcontext(), block)
-    first, again = create_selective_checkpoint_contexts(_Policy(operators, differs))
-    return first, _Recomputation(again, block)
+    kept = _KeptOutputs(frozenset(operators), differs)
+    return _Keep(kept), _Recomputation(_Reuse(kept), block)
 
 
-class _Policy:
-    """Keep the outputs of some operators, and compare the sums of bits of their inputs."""
+class _KeptOutputs:
+    """Outputs of some operators in the order of their calls, with the sums of bits of their inputs."""
 
-    def __init__(self, operators: Sequence[Any], differs: Callable[[Tensor], None] | None) -> None:
-        self._operators, self._differs = frozenset(operators), differs
-        self._sums: list[Tensor] = []
+    def __init__(self, operators: frozenset[Any], differs: Callable[[Tensor], None] | None) -> None:
+        self.operators, self._differs = operators, differs
+        self._calls: dict[Any, deque[tuple[Any, list[int], list[Tensor]]]] = defaultdict(deque)
 
-    def __call__(self, ctx: SelectiveCheckpointContext, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        if operator not in self._operators:
-            return CheckpointPolicy.PREFER_RECOMPUTE
-        if self._differs is not None:
-            for x in (x for x in args if isinstance(x, Tensor) and not isinstance(x, FakeTensor)):
-                self._watch(x.detach(), ctx.is_recompute)
-        return CheckpointPolicy.MUST_SAVE
+    def put(self, operator: Any, inputs: Any, output: Any) -> None:
+        """Keep the output of one call."""
+        output = tree_map_only(Tensor, Tensor.detach, output)
+        self._calls[operator].append((output, self._versions(output), self._sums(inputs)))
 
-    def _watch(self, x: Tensor, again: bool) -> None:
-        total = bit_sum(x)
-        if not again:
-            self._sums.append(total)
-        elif self._sums:
-            self._differs(total != self._sums.pop(0))
+    def take(self, operator: Any, inputs: Any) -> Any:
+        """Return the output of the next call, once."""
+        if not self._calls[operator]:
+            raise RuntimeError(f"save: {operator} runs more often than in forward, or for a second backward")
+        output, versions, sums = self._calls[operator].popleft()
+        if versions != self._versions(output):
+            raise RuntimeError(f"save: the kept output of {operator} was changed in place. Leave it out of save")
+        for total, again in zip(sums, self._sums(inputs), strict=True):
+            self._differs(total != again)
+        return output
+
+    def _sums(self, inputs: Any) -> list[Tensor]:
+        if self._differs is None:
+            return []
+        return [bit_sum(x) for x in tree_leaves(inputs) if isinstance(x, Tensor) and not isinstance(x, FakeTensor)]
+
+    @staticmethod
+    def _versions(output: Any) -> list[int]:
+        return [x._version for x in tree_leaves(output) if isinstance(x, Tensor)]
+
+
+class _Watch(TorchDispatchMode):
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let a compiled block run inside."""
+        return True
+
+    def __init__(self, kept: _KeptOutputs) -> None:
+        super().__init__()
+        self._kept = kept
+
+
+class _Keep(_Watch):
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = operator(*args, **(kwargs or {}))
+        if operator in self._kept.operators:
+            self._kept.put(operator, args, output)
+        return output
+
+
+class _Reuse(_Watch):
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if operator in self._kept.operators:
+            return self._kept.take(operator, args)
+        return operator(*args, **(kwargs or {}))
 
 
 class _Recomputation(contextlib.AbstractContextManager):
-    """Around a block's second run, or third: a context, and throw-away statistics for its batch norms.
+    """Around a block's second run, or third: a context, and throw-away copies of its buffers.
 
-    The first run has updated the real statistics.
+    The first run has updated the real ones, such as a batch norm's statistics. Buffers of more than BUFFER_ELEMENTS
+    values (quantised weights) are left in place.
     """
 
     def __init__(self, context: contextlib.AbstractContextManager, block: nn.Module | None) -> None:
@@ -118,17 +152,16 @@ class _Recomputation(contextlib.AbstractContextManager):
 
     def __enter__(self) -> None:
         modules = () if self._block is None else self._block.modules()
-        norms = [module for module in modules if isinstance(module, _NormBase) and module.training]
-        buffers = ((norm, name, buffer) for norm in norms for name, buffer in norm._buffers.items())
-        self._real = [(norm, name, buffer) for norm, name, buffer in buffers if buffer is not None]
-        for norm, name, buffer in self._real:
-            norm._buffers[name] = buffer.clone()
+        buffers = ((m, name, buffer) for m in modules if m.training for name, buffer in m._buffers.items())
+        self._real = [(m, name, b) for m, name, b in buffers if b is not None and b.numel() <= BUFFER_ELEMENTS]
+        for module, name, buffer in self._real:
+            module._buffers[name] = buffer.clone()
         self._context.__enter__()
 
     def __exit__(self, *error: Any) -> None:
         self._context.__exit__(*error)
-        for norm, name, buffer in self._real:
-            norm._buffers[name] = buffer
+        for module, name, buffer in self._real:
+            module._buffers[name] = buffer
         self._real = []
 
 

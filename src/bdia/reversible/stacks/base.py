@@ -4,14 +4,64 @@ Each is called as `stack(x, *args, **kwargs)` with x of shape (B, T, D); extra a
 Shape letters: B batch, T tokens, D width, K blocks.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bdia.reversible.engine import checks
 from bdia.reversible.engine.kernels import KERNELS
 from bdia.reversible.engine.recompute import check_nested, kept_blocks, nested_checkpoints, saved_operations
+from bdia.reversible.stacks.engage import engaged
+
+_calling = threading.local()
+
+
+@contextlib.contextmanager
+def calling_blocks() -> Iterator[None]:
+    """Inside, a stack calls its blocks: `BlockGuard` lets them pass."""
+    before = getattr(_calling, "by_stack", False)
+    _calling.by_stack = True
+    try:
+        yield
+    finally:
+        _calling.by_stack = before
+
+
+class BlockGuard:
+    """A pre-hook of a reversible stack's block: notices a model that calls it past the stack.
+
+    timm's `set_grad_checkpointing` does, and so does `model.blocks[k](x)`.
+    """
+
+    def __init__(self, place: int, told: set[str]) -> None:
+        self._place, self._told = place, told
+
+    def __call__(self, block: nn.Module, args: tuple) -> None:
+        """Refuse somebody else's checkpointing; warn of any other call in training."""
+        if torch.compiler.is_compiling() or not (block.training and torch.is_grad_enabled()):
+            return
+        if getattr(_calling, "by_stack", False) or engaged(block) is not None:
+            return
+        checks.refuse_outer_checkpoint(self._place)
+        checks.tell(self._told, checks.PAST_THE_STACK)
+
+
+def guard_blocks(blocks: Sequence[nn.Module], told: set[str]) -> None:
+    """Give each block a guard."""
+    for place, block in enumerate(blocks):
+        block.register_forward_pre_hook(BlockGuard(place, told))
+
+
+def _take_guards_off(blocks: Sequence[nn.Module]) -> None:
+    """The blocks belong to another stack now."""
+    for block in blocks:
+        for key, hook in list(block._forward_pre_hooks.items()):
+            if isinstance(hook, BlockGuard):
+                del block._forward_pre_hooks[key]
 
 
 class BlockStack(nn.Sequential):
@@ -23,6 +73,7 @@ class BlockStack(nn.Sequential):
         super().__init__(*blocks)
         if not len(self):
             raise ValueError("a stack needs at least one block; set model.net.depth")
+        _take_guards_off(self.blocks)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -85,14 +136,13 @@ class Recomputation:
         self, block: nn.Module, call: Callable[..., Any], recomputed: bool, args: tuple, kwargs: dict
     ) -> Callable[[Tensor], Any]:
         """Return x -> call(x, *args, **kwargs), with the nested submodules of a recomputed block checkpointed."""
-        if not (recomputed and self.nested):
-            return lambda x: call(x, *args, **kwargs)
+        nested = self.nested if recomputed else ()
 
-        def nested(x: Tensor) -> Any:
-            with nested_checkpoints(block, self.nested):
+        def run(x: Tensor) -> Any:
+            with calling_blocks(), nested_checkpoints(block, nested):
                 return call(x, *args, **kwargs)
 
-        return nested
+        return run
 
     def shown(self) -> str:
         """The settings, as a stack prints them."""

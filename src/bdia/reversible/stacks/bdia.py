@@ -15,7 +15,7 @@ from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import Chain, OpenPass
 from bdia.reversible.engine.passes import PassLog, PassSettings
 from bdia.reversible.engine.recompute import saved_operations
-from bdia.reversible.stacks.base import BlockStack, Recomputation, check_kernel, check_stream
+from bdia.reversible.stacks.base import BlockStack, Recomputation, check_kernel, check_stream, guard_blocks
 from bdia.reversible.stacks.calls import LayerCall, NotAStreamError, check_caches
 from bdia.reversible.stacks.engage import disengage, engage
 
@@ -52,7 +52,7 @@ class BdiaUpdates(Recomputation):
         self.gamma = TwoPoint("1/2") if gamma is None else gamma
         if not hasattr(self.gamma, "sample") or isinstance(self.gamma, type):
             raise TypeError(f'gamma={gamma!r}: wanted a law such as TwoPoint("1/2"); set {prefix}gamma')
-        self.chooses_bits = bits == "auto"
+        self.chooses_bits = self.auto_bits = bits == "auto"
         self.bits = None if bits is None else check_bits(FIRST_BITS if bits == "auto" else bits, f"{prefix}bits")
         if backward not in ("reversible", "stored"):
             raise ValueError(f'backward={backward!r}: wanted "reversible" or "stored"; set {prefix}backward')
@@ -67,8 +67,7 @@ class BdiaUpdates(Recomputation):
 
     def open_pass(self, x: Tensor, training: bool, dtype: torch.dtype = torch.float32) -> OpenPass:
         """Start a forward at the stream x; streams are handed out in `dtype`."""
-        if self.chooses_bits and self.log.largest:
-            self.bits, self.chooses_bits = finest_grid(self.log.largest), False
+        self.choose_bits()
         bits = self.bits if training or self.quantize_eval else None
         keeps = self.kept(self.chain.length, training).__contains__
         if not training or self.backward == "stored" or not torch.is_grad_enabled():
@@ -85,6 +84,26 @@ class BdiaUpdates(Recomputation):
 
         return OpenPass(settings, x, draw, dtype, operators=tuple(saved_operations(self.save, self.prefix)))
 
+    def choose_bits(self) -> None:
+        """With bits="auto": take the finest grid that holds what was seen, once something was.
+
+        Raises:
+            GridOverflowError: no grid does.
+        """
+        if self.chooses_bits and self.log.largest:
+            self.bits, self.chooses_bits = finest_grid(self.log.largest), False
+
+    def training_state(self) -> dict[str, Any]:
+        """Return what a resumed training must restore beside weights, as plain numbers."""
+        chosen = {"bits": self.bits, "chooses_bits": self.chooses_bits, "largest": self.log.largest}
+        return {**chosen, "gamma": self.gamma.state_dict()}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        if self.auto_bits:
+            self.bits, self.chooses_bits, self.log.largest = state["bits"], state["chooses_bits"], state["largest"]
+        self.gamma.load_state_dict(state["gamma"])
+
     def _rule(self, k: int, x: Tensor, bits: int | None, training: bool) -> Rule:
         """Draw gamma for layer k and choose the update that can hold it."""
         if k == 0 or not (training or self.eval_gamma):
@@ -93,10 +112,10 @@ class BdiaUpdates(Recomputation):
         drawn = law.sample(batch, device=x.device) if training else None
         gamma = constant_gamma(self.eval_gamma, batch, x.device) if drawn is None else drawn
         rows = math.prod(x.shape[: self.batch_dim])
-        if isinstance(gamma, Gamma):
-            gamma = Gamma(*(part.repeat(rows) for part in gamma)) if rows != 1 else gamma
-            return BdiaRule(gamma, bits, law.side_bits) if bits is not None else FloatBdiaRule(gamma.value, bits)
-        return FloatBdiaRule(gamma.repeat(rows) if rows != 1 else gamma, bits)
+        if isinstance(gamma, Gamma) and bits is not None:
+            return BdiaRule(gamma, bits, law.side_bits, rows)
+        value = gamma.value if isinstance(gamma, Gamma) else gamma
+        return FloatBdiaRule(value.repeat(rows) if rows != 1 else value, bits)
 
     def call_layer(self, layer: nn.Module, place: int, original: Callable, args: tuple, kwargs: dict) -> Any:
         """Run one layer that somebody else's loop calls, with its update.
@@ -115,10 +134,11 @@ class BdiaUpdates(Recomputation):
             call.drop_caches(refuses_filled=recomputes)
         if recomputes and getattr(layer, "gradient_checkpointing", False):
             raise RuntimeError(checks.OUTER_CHECKPOINT)
-        dtype = call.stream.dtype
-        inner = self.bind(layer, call.run, recomputes, (), {})
+        run = self.bind(layer, call.run, recomputes, (), {})
         try:
-            x = self.chain.call(lambda x: self.open_pass(x, training, dtype), inner, call.stream, place, layer)
+            x = self.chain.call(
+                lambda x: self.open_pass(x, training, call.dtype), run, call.take_stream(), place, layer
+            )
         except NotAStreamError:
             return self.not_a_stream(layer, place, original, args, kwargs)
         return call.finish(x)
@@ -210,6 +230,7 @@ class BdiaStack(BlockStack, BdiaUpdates):
             self, self.blocks, gamma, bits, keep, backward, eval_gamma, quantize_eval, verify, kernel, memory_budget,
             save, nested,
         )  # fmt: skip
+        guard_blocks(self.blocks, self.log.told)
 
     @torch.compiler.disable  # compile blocks (block.compile()), not the loop around them: checkpoint does not trace
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:

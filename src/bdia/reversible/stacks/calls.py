@@ -27,20 +27,25 @@ class LayerCall:
         self._rest: list[Callable[[Tensor], Any]] = []
         self._ran = False
         if args:
-            self.stream, self._args = args[0], args[1:]
+            stream, self._args = args[0], args[1:]
         else:
             self._name = _stream_name(original, tuple(kwargs))
-            self.stream = self._kwargs.pop(self._name, None)
-        if not isinstance(self.stream, Tensor):
+            stream = self._kwargs.pop(self._name, None)
+        if not isinstance(stream, Tensor):
             raise TypeError(
-                f"{_describe(original)} was called with {type(self.stream).__name__} in the place of its residual "
+                f"{_describe(original)} was called with {type(stream).__name__} in the place of its residual "
                 "stream: the stream must be the first argument; name another chain with layers="
             )
-        self._dtype = self.stream.dtype
+        self.dtype = stream.dtype
+        self._stream = [stream]
+
+    def take_stream(self) -> Tensor:
+        """Return the stream, once: what is recomputed in backward must not keep it alive."""
+        return self._stream.pop()
 
     def run(self, x: Tensor) -> Any:
         """Call the layer with the stream's values x, float32. Returns y alone; the first run keeps the rest."""
-        x = x.to(self._dtype)
+        x = x.to(self.dtype)
         out = self._original(*self._args, **self._kwargs, **{self._name: x}) if self._name else self._positional(x)
         y, rest = split_output(out, x)
         if not self._ran:
@@ -133,7 +138,7 @@ def _describe(original: Callable[..., Any]) -> str:
 def _is_cache(name: str, value: Any) -> bool:
     if value is None or isinstance(value, Tensor | bool | int | float | str):
         return False
-    return name in CACHES or type(value).__name__.endswith("Cache")
+    return name in CACHES or hasattr(value, "get_seq_length") or type(value).__name__.endswith("Cache")
 
 
 def _is_filled(cache: Any) -> bool:

@@ -49,29 +49,43 @@ def _walk(module: nn.Module, path: str) -> Iterator[ChainSpec]:
 
 
 def _is_chain(module: nn.Module) -> bool:
-    """Whether it is a list of alike layers, and not of stages, which hold lists of layers themselves."""
-    layers = list(module.children())
-    if not isinstance(module, CONTAINERS) or len(layers) < 2:
-        return False
-    deep = all(any(True for _ in layer.children()) and not isinstance(layer, CONTAINERS) for layer in layers)
-    alike = len({type(layer) for layer in layers}) == 1 or (isinstance(module, nn.ModuleList) and _same_call(layers))
-    return deep and alike and not any(map(_is_stage, layers))
+    """Whether it is a list of layers: of one class, or in a ModuleList three or more that take the same stream."""
+    return _is_list(module) and (_of_one_class(module) or _of_one_stream(module)) and not _holds_stages(module)
 
 
-def _same_call(layers: Sequence[nn.Module]) -> bool:
-    """Whether layers of several classes take the same arguments."""
-    try:
-        return len({tuple(inspect.signature(type(layer).forward).parameters) for layer in layers}) == 1
-    except (TypeError, ValueError):
+def _is_list(module: nn.Module) -> bool:
+    """Whether it is a container of two modules or more that have parts, and are no containers themselves."""
+    members = list(module.children())
+    if not isinstance(module, CONTAINERS) or len(members) < 2:
         return False
+    return not any(isinstance(member, CONTAINERS) or not any(True for _ in member.children()) for member in members)
+
+
+def _of_one_class(module: nn.Module) -> bool:
+    return len({type(member) for member in module.children()}) == 1
+
+
+def _of_one_stream(module: nn.Module) -> bool:
+    """Whether the members name their first argument alike (Jamba: attention and Mamba layers in turn)."""
+    if not isinstance(module, nn.ModuleList) or len(module) < 3 or not all(map(_has_norm, module)):
+        return False
+    return len({next(iter(inspect.signature(layer.forward).parameters), None) for layer in module}) == 1
+
+
+def _holds_stages(module: nn.Module) -> bool:
+    """Whether its members are stages: an adapter knows them, or most of their weights lie in a list of layers."""
+    return any(adapted(member) is not None or _is_stage(member) for member in module.children())
 
 
 def _is_stage(module: nn.Module) -> bool:
-    """Whether most of a module's weights lie in lists of layers of its own, or an adapter knows it."""
-    if adapted(module) is not None:
-        return True
-    inner = [child for name, child in module.named_children() if name not in PARALLEL and _is_chain(child)]
-    return 2 * sum(map(_size, inner)) > _size(module) > 0 and any(map(_has_norm, inner))
+    inner = [
+        child
+        for name, child in module.named_children()
+        if name not in PARALLEL and _is_list(child) and _of_one_class(child) and not _holds_stages(child)
+    ]
+    inside = {part for child in inner for part in child.modules()}
+    attends = any("atten" in type(part).__name__.lower() for part in module.modules() if part not in inside)
+    return not attends and 2 * sum(map(_size, inner)) > _size(module) > 0 and any(map(_has_norm, inner))
 
 
 def _size(module: nn.Module) -> int:
@@ -79,12 +93,13 @@ def _size(module: nn.Module) -> int:
 
 
 def _has_norm(layer: nn.Module) -> bool:
-    return any("norm" in type(module).__name__.lower() for module in layer.modules())
+    parts = (part for part in layer.modules() if part is not layer)
+    return any("norm" in type(part).__name__.lower() for part in parts)
 
 
 def _named(model: nn.Module, name: str) -> Iterator[ChainSpec]:
     modules = dict(model.named_modules())
-    matches = [found for found in modules if fnmatch.fnmatchcase(found, name)]
+    matches = [found for found in modules if _matches(found, name)]
     if not matches:
         raise ValueError(f"layers={name!r}: no module of that name. {_candidates(model)}")
     for match in matches:
@@ -93,6 +108,12 @@ def _named(model: nn.Module, name: str) -> Iterator[ChainSpec]:
         if not members:
             raise ValueError(f"layers={name!r}: {match} holds no layer")
         yield ChainSpec(match, members)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Compare part by part: a star stands for one part of a path."""
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
 def _batch_dim(layer: nn.Module) -> int:

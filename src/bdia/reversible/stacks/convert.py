@@ -44,20 +44,17 @@ class ConvertedChain(BdiaUpdates):
 
     def call_layer(self, layer: nn.Module, place: int, original: Callable, args: tuple, kwargs: dict) -> Any:
         """As `BdiaUpdates.call_layer`; frozen leading layers are not taped for a gradient that nobody can read."""
-        if place == 0 and layer.training and torch.is_grad_enabled():
-            self._drop_input_gradients(layer)
+        if place == 0 and layer.training and torch.is_grad_enabled() and "input gradients" not in self.log.told:
+            self._look_at_input_gradients(layer, [*args, *kwargs.values()])
         return super().call_layer(layer, place, original, args, kwargs)
 
-    def _drop_input_gradients(self, layer: nn.Module) -> None:
-        """Undo `enable_input_require_grads()`: it exists for reentrant checkpointing, and tapes frozen layers."""
+    def _look_at_input_gradients(self, layer: nn.Module, given: list[Any]) -> None:
+        """Notice `enable_input_require_grads()`: it is for another kind of checkpointing, and tapes frozen layers."""
         frozen = not any(parameter.requires_grad for parameter in layer.parameters())
-        root = self._root()
-        if not frozen or root is None or "input gradients" in self.log.told:
-            return
-        for module in root.modules():
-            if getattr(module, "_require_grads_hook", None) is not None:
-                module.disable_input_require_grads()
-                checks.tell(self.log.told, INPUT_GRADIENTS)
+        if frozen and given and isinstance(given[0], Tensor) and _needs_no_gradient(given[0]):
+            root = self._root()
+            off = root is not None and _switch_off_input_gradients(root)
+            checks.tell(self.log.told, INPUT_GRADIENTS_OFF if off else INPUT_GRADIENTS_ON)
 
     def not_a_stream(self, layer: nn.Module, place: int, original: Callable, args: tuple, kwargs: dict) -> Any:
         """Let a layer that changes the stream's shape be an ordinary one, and say so."""
@@ -74,10 +71,34 @@ class ConvertedChain(BdiaUpdates):
         return f"{self.name}: {self.layers} layers, gamma={self.gamma}, bits={self.bits}, {self.shown()}"
 
 
-INPUT_GRADIENTS = (
-    "input gradients: enable_input_require_grads() was switched off. It is meant for another kind of checkpointing, "
-    "and would keep the streams of frozen leading layers"
+INPUT_GRADIENTS_OFF = (
+    "input gradients: enable_input_require_grads() was switched off, from the next step on. It is meant for another "
+    "kind of checkpointing, and would keep the streams of frozen leading layers"
 )
+INPUT_GRADIENTS_ON = (
+    "input gradients: the stream asks for a gradient that reaches no parameter, so frozen leading layers are "
+    "recomputed and hold their bits for it. Unless you read that gradient, call disable_input_require_grads()"
+)
+
+
+def _needs_no_gradient(x: Tensor, most: int = 64) -> bool:
+    """Whether x asks for a gradient with no parameter behind it, as far as `most` nodes of its graph tell."""
+    if not x.requires_grad:
+        return False
+    nodes = [x.grad_fn] if x.grad_fn is not None else []
+    for node in nodes:
+        if isinstance(getattr(node, "variable", None), nn.Parameter) or len(nodes) > most:
+            return False
+        nodes += [before for before, _ in node.next_functions if before is not None]
+    return True
+
+
+def _switch_off_input_gradients(root: nn.Module) -> bool:
+    """Undo transformers' `enable_input_require_grads()`; whether it was on."""
+    models = [module for module in root.modules() if getattr(module, "_require_grads_hook", None) is not None]
+    for model in models:
+        model.disable_input_require_grads()
+    return bool(models)
 
 
 class Conversion:
@@ -182,12 +203,20 @@ def convert(
     except ValueError as error:
         raise ValueError(_in_arguments(str(error))) from error
     _switch_off_checkpointing(model)
+    if _frozen_start(specs) and _switch_off_input_gradients(model):
+        warnings.warn(INPUT_GRADIENTS_OFF.replace(", from the next step on", ""), checks.EngineWarning, stacklevel=2)
     if calibration is not None:
         _calibrate(model, specs, chains, calibration)
+        for chain in chains:
+            chain.choose_bits()
     for spec, chain in zip(specs, chains, strict=True):
         for place, layer in enumerate(spec.layers):
             engage(layer, chain, place)
     return Conversion(chains)
+
+
+def _frozen_start(specs: Sequence[ChainSpec]) -> bool:
+    return not any(parameter.requires_grad for spec in specs for parameter in spec.layers[0].parameters())
 
 
 def revert(model: nn.Module) -> int:

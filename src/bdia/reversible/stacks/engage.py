@@ -6,65 +6,109 @@ before the class's method. So hooks, wrappers and hand-written loops call the la
 
 from __future__ import annotations
 
+import functools
+import inspect
+import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch._C._dynamo.eval_frame import set_eval_frame
 
 if TYPE_CHECKING:
     from bdia.reversible.stacks.bdia import BdiaUpdates
 
+OUTSIDE = "the BDIA update between layers runs outside compiled code: compile without fullgraph=True, or compile layers"
 
-class EngagedForward(partial):
-    """The `forward` of an engaged layer: `EngagedForward(run, layer, owner, place, before)`.
 
-    A partial, so that it is copied and pickled with the layer, and then names the copy. `before` is a `forward` that
-    the instance had already, None for the class's.
+class EngagedForward:
+    """The `forward` of an engaged layer. It is copied and pickled with the layer, and then belongs to the copy.
+
+    Args:
+        layer: held weakly, so that a model is freed as soon as nobody has it.
+        owner: the chain that the layer belongs to; None once it is reverted inside somebody's wrapper.
+        place: of the layer in the chain.
+        before: a `forward` that the instance had already, None for the class's.
     """
 
-    @property
-    def owner(self) -> BdiaUpdates:
-        """The chain that the layer belongs to."""
-        return self.args[1]
+    def __init__(
+        self, layer: nn.Module, owner: BdiaUpdates | None, place: int, before: Callable[..., Any] | None
+    ) -> None:
+        self._layer, self.owner, self.place, self.before = weakref.ref(layer), owner, place, before
 
     @property
     def original(self) -> Callable[..., Any]:
-        """What the layer computes by itself."""
-        return original(self.args[0], self.args[3])
+        """What the layer computes by itself: its instance's own `forward`, or its class's."""
+        layer = self._layer()
+        return type(layer).forward.__get__(layer) if self.before is None else self.before
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.original)
+
+    @functools.partial(torch.compiler.disable, recursive=False, reason=OUTSIDE)  # checkpoint does not trace
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer, with its update."""
+        if self.owner is None:
+            return self.original(*args, **kwargs)
+        compiler = set_eval_frame(None)
+        try:
+            call = self.original if compiler is None else CompiledBy(compiler, self.original)
+            return self.owner.call_layer(self._layer(), self.place, call, args, kwargs)
+        finally:
+            set_eval_frame(compiler)
+
+    def __reduce__(self) -> tuple:
+        return EngagedForward, (self._layer(), self.owner, self.place, self.before)
 
 
-def original(layer: nn.Module, before: Callable[..., Any] | None) -> Callable[..., Any]:
-    """Return what a layer computes by itself: its instance's own `forward`, or its class's, compiled if it was."""
-    if before is not None:
-        return before
-    return type(layer).forward.__get__(layer)
+class CompiledBy:
+    """A layer's own forward, compiled by whoever compiles the layer's call: `layer.compile()` or the whole model's.
 
+    The update around it stays eager. When backward recomputes the layer, nobody compiles its call any more: the same
+    compiler is put in place again, and finds the code that it made in forward.
 
-@torch.compiler.disable  # checkpoint does not trace; compile what is inside the layer
-def _run(
-    layer: nn.Module, owner: BdiaUpdates, place: int, before: Callable[..., Any] | None, *args: Any, **kwargs: Any
-) -> Any:
-    return owner.call_layer(layer, place, original(layer, before), args, kwargs)
+    Args:
+        compiler: torch.compile's callback for Python frames, as `set_eval_frame` returned it.
+        call: a bound method, or another callable.
+    """
+
+    def __init__(self, compiler: Any, call: Callable[..., Any]) -> None:
+        self._compiler, self._call = compiler, call
+        self.__self__, self.__func__ = getattr(call, "__self__", None), getattr(call, "__func__", call)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the forward, compiled."""
+        before = set_eval_frame(self._compiler)
+        try:
+            return self._call(*args, **kwargs)
+        finally:
+            set_eval_frame(before)
 
 
 def engaged(layer: nn.Module) -> EngagedForward | None:
-    """Return a layer's engaged forward, None where it has none."""
+    """Return a layer's engaged forward, None where it has none. It may lie in a wrapper that names what it wraps."""
     forward = layer.__dict__.get("forward")
-    return forward if isinstance(forward, EngagedForward) else None
+    while forward is not None and not (isinstance(forward, EngagedForward) and forward.owner is not None):
+        forward = getattr(forward, "__wrapped__", None)
+    return forward
 
 
 def engage(layer: nn.Module, owner: BdiaUpdates, place: int) -> None:
     """Let the layer's calls take the owner's updates."""
     disengage(layer)
-    layer.__dict__["forward"] = EngagedForward(_run, layer, owner, place, layer.__dict__.get("forward"))
+    layer.__dict__["forward"] = EngagedForward(layer, owner, place, layer.__dict__.get("forward"))
 
 
 def disengage(layer: nn.Module) -> None:
     """Undo `engage`; nothing where the layer is not engaged."""
     forward = engaged(layer)
-    if forward is not None:
-        del layer.__dict__["forward"]
-        if forward.args[3] is not None:
-            layer.__dict__["forward"] = forward.args[3]
+    if forward is None:
+        return
+    if layer.__dict__["forward"] is not forward:  # in a wrapper, such as accelerate's hooks: it stays there
+        forward.owner = None
+        return
+    del layer.__dict__["forward"]
+    if forward.before is not None:
+        layer.__dict__["forward"] = forward.before
