@@ -29,6 +29,10 @@ class RoundStraightThrough(Function):
         return grad, None
 
 
+class NotAStreamError(Exception):
+    """A layer changes the shape of the stream: it is no part of the chain."""
+
+
 class ReferenceChain:
     """The streams of one chain: x_{k-1} and x_k in float32 with their whole graph, k, and what the model was handed."""
 
@@ -51,6 +55,8 @@ class ReferenceChain:
             self.start(x)
         gamma = self.draw() if self.k else None
         y = layer(self.x_curr.to(self.dtype))
+        if y.shape != x.shape:
+            raise NotAStreamError
         x_next = self.quantize(y) if gamma is None else self.combine(y, *gamma)
         self.x_prev, self.x_curr, self.k = self.x_curr, x_next, self.k + 1
         self.passes[-1] = self.k
@@ -78,7 +84,8 @@ def reference_bdia(layers: Sequence[nn.Module], law: object, bits: int, batch_di
     """Inside, the layers take BDIA updates in training mode; on leaving they are as before.
 
     A layer's stream is its first positional argument, else its first keyword argument. A pass goes on while a layer
-    gets the tensor that the last one handed out; any other tensor starts a new pass. Caches are switched off. gamma is
+    gets the tensor that the last one handed out; any other tensor starts a new pass. A layer that changes the stream's
+    shape runs as it is. Caches are switched off. gamma is
     drawn from torch's default generator just before layers k >= 1 run.
 
     Args:
@@ -114,7 +121,10 @@ def _replaced_forward(layer: nn.Module, chain: ReferenceChain) -> Iterator[None]
             rest.append((type(out), out[1:]))
             return out[0]
 
-        x_next = chain.update(args[0] if args else next(iter(kwargs.values())), call)
+        try:
+            x_next = chain.update(args[0] if args else next(iter(kwargs.values())), call)
+        except NotAStreamError:
+            return original(*args, **kwargs)
         return rest[0][0]([x_next, *rest[0][1]]) if rest else x_next
 
     layer.forward = forward

@@ -139,7 +139,7 @@ def vision() -> list[Family]:
         hierarchical("pvt", "encoder.block.*", _pvt),
         hierarchical("dinov3_convnext", "model.stages.*.layers", _dinov3_convnext),
         hierarchical("focalnet", "encoder.stages.*.layers", _focalnet),
-        hierarchical("resnet", "encoder.stages.*.layers[1:]", _resnet),
+        hierarchical("resnet", "encoder.stages.*.layers", _resnet),
     ]
 
 

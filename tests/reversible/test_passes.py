@@ -441,7 +441,7 @@ def test_a_bfloat16_input_is_taken_under_autocast_and_gets_its_gradient(make):
     assert x.grad.dtype == torch.bfloat16 and x.grad.abs().sum() > 0
 
 
-# --- no tape without need ---
+# --- nothing is held without need ---
 
 
 def test_training_mode_under_no_grad_gives_the_values_of_training_and_keeps_nothing():

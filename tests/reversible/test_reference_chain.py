@@ -150,6 +150,19 @@ def test_a_shared_layer_goes_on_with_the_pass():
     assert_equal_tensors(found, wanted[: len(found)])
 
 
+def test_a_layer_that_changes_the_shape_runs_as_it_is_and_the_pass_starts_after_it():
+    layers, x = make_blocks(2), make_tokens()
+    wide = nn.Linear(16, 16 * 2)
+    loop = plain_loop([wide, nn.Linear(32, 16), *layers])
+    with reference_bdia([wide, *layers], HALF, BITS) as chain:
+        torch.manual_seed(0)
+        found = loop(x)
+    with reference_bdia(layers, HALF, BITS):
+        torch.manual_seed(0)
+        assert torch.equal(loop(x), found)
+    assert chain.passes == [0, 2]
+
+
 def test_layers_are_left_as_they_were_and_eval_mode_is_untouched():
     layers, x = make_blocks(3), make_tokens().detach()
     marker = layers[1].forward = lambda x, own=layers[1].forward: own(x)

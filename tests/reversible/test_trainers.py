@@ -82,7 +82,7 @@ def test_trainer_trains_saves_and_resumes_to_the_same_weights(tmp_path):
     "settings",
     [
         {"bf16": True, "eval_strategy": "steps", "eval_steps": 1},
-        {"torch_compile": True, "torch_compile_backend": "aot_eager"},
+        pytest.param({"torch_compile": True, "torch_compile_backend": "aot_eager"}, marks=pytest.mark.slow),
     ],
     ids=["bf16 and evaluation", "torch_compile"],
 )
@@ -300,6 +300,25 @@ def test_frozen_layers_below_the_first_adapter_hold_nothing_whatever_the_depth(e
         assert equal(gradients, held_by_forward(stored)[1])
         assert min(report.freed_bytes.values()) > 0
     assert held[0] == held[1]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_a_base_model_may_be_converted_before_it_gets_adapters_and_stays_converted_when_they_are_merged():
+    from peft import LoraConfig, get_peft_model
+
+    adapters = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    base, plain = llama(), get_peft_model(llama(), copy.deepcopy(adapters))
+    report = bdia.convert(base)
+    model = get_peft_model(base, adapters)
+    stored = copy.deepcopy(model)
+    bdia.revert(stored)
+    bdia.convert(stored, backward="stored")
+    assert equal(step(model), step(stored)) and report.freed_bytes["model.layers"] > 0
+    plain.load_state_dict(model.state_dict())
+    merged, wanted = model.merge_and_unload(), plain.merge_and_unload()
+    assert inputs_alive(merged.requires_grad_(True), batch()) <= LAST
+    ids = tokens(2)
+    assert torch.equal(merged.eval()(ids).logits, wanted.eval()(ids).logits)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -104,7 +104,7 @@ def inputs_alive(model, inputs):
     (layers,) = (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == DEPTH)
     entered = []
 
-    @torch.compiler.disable  # a hook that is compiled keeps what it was given
+    @torch.compiler.disable  # traced, it would see another storage
     def note(_, args, kwargs):
         entered.append(StorageWeakRef((args[0] if args else kwargs["hidden_states"]).untyped_storage()))
 

@@ -1,10 +1,12 @@
 """One cell of the bench: a model at one depth and precision, all variants warmed up, measured and timed in turn."""
 
 import gc
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 
@@ -25,7 +27,11 @@ class Cell:
         part: "table" or "curve".
         name, model: key and entry of `cases.MODELS`.
         variants: by name.
+    Attributes:
+        clock: what a CPU's times are read from, in seconds.
     """
+
+    clock: ClassVar[Callable[[], float]] = staticmethod(time.perf_counter)
 
     part: str
     name: str
@@ -50,6 +56,14 @@ class Cell:
         """Build one variant on made-up data, on the cell's device unless another is named."""
         return build_workload(compose(self.overrides(variant)), self.batch, self.tokens, device or self.device)
 
+    def share(self, first: Workload, other: Workload) -> None:
+        """Let a variant's workload use what the first one's holds already."""
+        share_weights(first, other)
+
+    def memory(self, workload: Workload) -> dict[str, int]:
+        """Measure the memory of one step."""
+        return step_memory(workload)
+
     def __str__(self) -> str:
         return f"{self.part}: {self.name}, {self.depth} blocks, {self.precision}, batch {self.batch}"
 
@@ -64,7 +78,7 @@ def run_cell(cell: Cell, rounds: int, progress: Callable[[int], None] = lambda d
     for name, variant in cell.variants.items():
         try:
             workload = _prepared(cell, variant, next(iter(workloads.values()), None))
-            rows[name] = rows[name].measured(workload, step_memory(workload))
+            rows[name] = rows[name].measured(workload, cell.memory(workload))
             workloads[name] = workload
         except Exception as error:
             rows[name] = rows[name].broken(status_of(error), describe(error))
@@ -96,7 +110,8 @@ def _timed(
 
     inner = INNER[cell.device.type]
     try:
-        found = interleave({name: partial(step, name) for name in workloads}, rounds, cell.device, inner, progress)
+        steps = {name: partial(step, name) for name in workloads}
+        found = interleave(steps, rounds, cell.device, inner, progress, cell.clock)
     except Exception as error:
         rows[running] = rows[running].broken(status_of(error), describe(error))
         del workloads[running]
@@ -110,7 +125,7 @@ def _prepared(cell: Cell, variant: Variant, first: Workload | None) -> Workload:
     """Build a variant, on the first one's weights and optimizer state, and run its warm-up."""
     workload = cell.build(variant)
     if first is not None:
-        share_weights(first, workload)
+        cell.share(first, workload)
     for _ in range(WARM_UP[cell.device.type]):
         workload.step()
     return workload

@@ -151,29 +151,38 @@ def run(arguments: Arguments) -> None:
     show(bench, Path(arguments.out))
 
 
-def _measure(arguments: Arguments, device: torch.device) -> Bench:
-    started, clock = datetime.now(UTC), time.perf_counter()
-    git = git_state(CONFIGS.parent)
-    todo, out = cells(arguments, device), Path(arguments.out)
-    bench = Bench(
+def begin(arguments: Any, device: torch.device) -> Bench:
+    """Return a bench without rows: the command line, and where and with which code it runs."""
+    started, git = datetime.now(UTC), git_state(CONFIGS.parent)
+    return Bench(
         bench_id=bench_id(started, git["sha"]), status="running", git=git, environment=allocator_environment(),
         device=describe_device("cpu" if device.type == "cpu" else "gpu"), started_utc=started.isoformat(),
-        arguments={key: value for key, value in asdict(arguments).items() if key not in ("out", "show")},
+        arguments={key: value for key, value in asdict(arguments).items() if key not in ("out", "tables", "show")},
     )  # fmt: skip
+
+
+def measure_cells(bench: Bench, todo: Sequence[Cell], rounds: Sequence[int], out: Path) -> Bench:
+    """Return the bench with the rows of all cells, each timed in its number of rounds; write it after every cell."""
+    clock = time.perf_counter()
+    bench.write(out)  # a folder that cannot be written is found out now
+    for number, (cell, own) in enumerate(zip(todo, rounds, strict=True), 1):
+        say(f"[{number}/{len(todo)}] {cell}")
+        found = run_cell(cell, own)
+        say("   " + "; ".join(_result(row) for row in found))
+        bench = replace(bench, rows=[*bench.rows, *found], wall_s=round(time.perf_counter() - clock, 1))
+        bench.write(out)
+    return bench
+
+
+def _measure(arguments: Arguments, device: torch.device) -> Bench:
+    clock = time.perf_counter()
+    bench, todo, out = begin(arguments, device), cells(arguments, device), Path(arguments.out)
     name, threads = bench.device["name"], bench.device["threads"]
     say(f"device={device.type}: {name}, {threads} threads; {len(todo)} cells, {arguments.repeats} rounds each")
     if todo:
         minutes = estimate_minutes(todo, arguments.repeats)
         say(f"about {minutes:.0f} minutes of steps, extrapolated from shallow models; then the planner")
-    bench.write(out)  # a folder that cannot be written is found out now
-    rows: list[Row] = []
-    for number, cell in enumerate(todo, 1):
-        say(f"[{number}/{len(todo)}] {cell}")
-        found = run_cell(cell, arguments.repeats)
-        rows += found
-        say("   " + "; ".join(_result(row) for row in found))
-        bench = replace(bench, rows=list(rows), wall_s=round(time.perf_counter() - clock, 1))
-        bench.write(out)
+    bench = measure_cells(bench, todo, [arguments.repeats] * len(todo), out)
     for cell in todo if arguments.fits else ():
         if cell.precision == arguments.precisions[0] and not _planned(cell, bench.rows):
             say(f"planner: what fits, {cell.part}, {cell.name}, {cell.precision}")

@@ -30,9 +30,11 @@ class Row:
     """One variant of one cell.
 
     Args:
-        part: "table" or "curve"; cells of one part, model, depth and precision were interleaved.
+        part: "table" or "curve", or "lora" or "full" of `bdia.bench.lora_depth`; cells of one part, model, depth and
+            precision were interleaved.
         variant, label: its name in `bdia.bench.cases` and in tables.
-        overrides: of configs/train.yaml: `python -m bdia.train` with them trains the same model.
+        overrides: of configs/train.yaml: `python -m bdia.train` with them trains the same model. In the parts "lora"
+            and "full" arguments of `bdia.convert`; there are none where the model is not converted.
         batch, size, unit: batch, and images or tokens per step.
         keep_curve: a point of the curve over `keep`.
         parameters: number of weights.

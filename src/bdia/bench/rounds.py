@@ -28,6 +28,7 @@ def interleave(
     device: torch.device,
     inner: int = 1,
     progress: Callable[[int], None] = lambda done: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, list[float]]:
     """Time every variant once a round.
 
@@ -37,24 +38,27 @@ def interleave(
         device: whose clock is read, see `elapsed_ms`.
         inner: steps that one time is the mean of; more than one where a step is short.
         progress: called with the number of rounds done.
+        clock: seconds on a CPU, see `elapsed_ms`.
     Returns:
         milliseconds per step by variant, one per round, in the order of the rounds.
     """
     times: dict[Name, list[float]] = {name: [] for name in steps}
     for done, order in enumerate(orders(list(steps), rounds), 1):
         for name in order:
-            times[name].append(elapsed_ms(steps[name], device, inner))
+            times[name].append(elapsed_ms(steps[name], device, inner, clock))
         progress(done)
     return times
 
 
-def elapsed_ms(step: Callable[[], object], device: torch.device, inner: int = 1) -> float:
-    """Return the milliseconds of one step, the mean of `inner`: CUDA events on a GPU, `perf_counter` on a CPU."""
+def elapsed_ms(
+    step: Callable[[], object], device: torch.device, inner: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Return the milliseconds of one step, the mean of `inner`: CUDA events on a GPU, `clock` on a CPU."""
     if device.type != "cuda":
-        start = time.perf_counter()
+        start = clock()
         for _ in range(inner):
             step()
-        return 1000 * (time.perf_counter() - start) / inner
+        return 1000 * (clock() - start) / inner
     torch.cuda.synchronize(device)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()

@@ -29,18 +29,20 @@ def time_table(rows: Sequence[Row]) -> Table:
 def _time_cells(row: Row, rows: Sequence[Row]) -> list[str]:
     start = [_name(row), str(row.batch), str(len(row.ms))]
     if row.times is None:
-        return [*start, _reason(row), *[NONE] * 5]
+        return [*start, reason(row), *[NONE] * 5]
     low, high = row.times.quartiles
     times = [_number(row.times.median), f"{_number(low)} to {_number(high)}", _number(min(row.ms))]
-    ratios = [_ratio(row, _partner(row, rows, name)) for name in ("standard", "checkpoint")]
+    ratios = [ratio(row, partner(row, rows, name)) for name in ("standard", "checkpoint")]
     return [*start, *times, *ratios, f"{_number(row.rate)} {row.unit}"]
 
 
-def _partner(row: Row, rows: Sequence[Row], variant: str) -> Row | None:
+def partner(row: Row, rows: Sequence[Row], variant: str) -> Row | None:
+    """Return the row of another variant that was interleaved with this one."""
     return next((other for other in rows if other.group == row.group and other.variant == variant), None)
 
 
-def _ratio(row: Row, other: Row | None) -> str:
+def ratio(row: Row, other: Row | None) -> str:
+    """Return the ratio of the two rows' medians, in brackets the median of the rounds' own ratios."""
     if row.times is None or other is None or other.times is None:
         return NONE
     return f"{row.times.ratio_of_medians(other.times):.3f} ({row.times.median_ratio(other.times):.3f})"
@@ -62,7 +64,7 @@ def _memory_cells(row: Row, rows: Sequence[Row], shown: Sequence[str], allocator
         return _number(row.memory[name] / MIB) if name in row.memory else NONE
 
     start = [_name(row), str(row.batch), str(len(row.ms))]
-    peaks = [mib("peak") if row.memory else _reason(row), *([mib("peak_allocated")] if allocator else [])]
+    peaks = [mib("peak") if row.memory else reason(row), *([mib("peak_allocated")] if allocator else [])]
     bits = bits_per_extra_block(row, rows)
     held = [mib("held"), NONE if bits is None else f"{bits:.2f}"]
     return [*start, *peaks, *map(mib, shown), *held, published_peak(row) or NONE]
@@ -117,7 +119,8 @@ def _name(row: Row) -> str:
     return f"{row.depth}, {row.precision}, {row.label}"
 
 
-def _reason(row: Row) -> str:
+def reason(row: Row) -> str:
+    """Say why a row has no numbers."""
     return {"oom": "out of memory"}.get(row.status, row.status) + (f": {row.error[:80]}" if row.error else "")
 
 

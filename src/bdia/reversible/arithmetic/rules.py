@@ -1,6 +1,6 @@
 """Update rules: how x_next follows from x_prev, x_curr and y = block(x_curr). One class per rule.
 
-A rule works on a slice of samples (`rows`), so the tape can bound temporaries; it keeps only gamma.
+A rule works on a slice of samples (`rows`), so that kernels can bound temporaries; it keeps only gamma.
 `advance` returns x_next and the residues (or None); `invert` is its inverse in x_prev; `transpose` is what the gradient
 of x_next is multiplied with on its way to each input, straight-through (dQ_l/dz = 1).
 """
