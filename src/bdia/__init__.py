@@ -6,9 +6,10 @@ from typing import Any
 # Public name -> its module. Each is imported when it is asked for: `import bdia` loads no torch.
 _MODULES = {
     **dict.fromkeys(("BdiaStack", "TwoPoint", "convert", "register_adapter", "revert"), "bdia.reversible"),
+    "export": "bdia.export",
 }
 
-__all__ = ["BdiaStack", "TwoPoint", "convert", "register_adapter", "revert"]
+__all__ = ["BdiaStack", "TwoPoint", "convert", "export", "register_adapter", "revert"]
 
 
 def __getattr__(name: str) -> Any:

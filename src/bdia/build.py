@@ -51,7 +51,7 @@ def build_task(
 
 
 def kind_of_model(cfg: DictConfig) -> str:
-    """Return what the model of a config learns from: "images", "documents" or "sentence pairs"."""
+    """Return what the model of a config learns from: "images", "documents", "sentence pairs" or "prompts"."""
     return get_class(cfg.model._target_).kind
 
 
@@ -63,7 +63,7 @@ def _check_fit(cfg: DictConfig) -> None:
         raise ValueError(
             f"data are {data.kind} (data._target_={cfg.data._target_}), the model learns from {task.kind} "
             f"(model._target_={cfg.model._target_}): choose both of one kind (data=cifar10 model=vit_paper, "
-            "data=numbers model=seq2seq_demo, data=pydoc model=gpt2_demo)"
+            "data=numbers model=seq2seq_demo, data=pydoc model=gpt2_demo, data=restaurants model=gpt2_prompts_demo)"
         )
 
 
@@ -113,6 +113,15 @@ def _saved_arguments(cfg: DictConfig, tokenizer_file: Path) -> tuple[dict[str, A
         return build_data(cfg).net_arguments, {}
     tokenizer = load_tokenizer(tokenizer_file)
     return {"vocab_size": tokenizer.get_vocab_size()}, {"tokenizer": tokenizer}
+
+
+def image_preprocessing(checkpoint: Path) -> dict[str, Any]:
+    """Return `mean` and `std` per channel and `label_names` of the images that a run was trained on; {} for text."""
+    cfg = OmegaConf.load(checkpoint.parent / "config.yaml")
+    if get_class(cfg.data._target_).kind != "images":
+        return {}
+    data = build_data(cfg)
+    return {"mean": list(data.mean), "std": list(data.std), "label_names": list(data.class_names)}
 
 
 def build_callbacks(cfg: DictConfig, checkpoints: Path) -> list[Callback]:

@@ -28,6 +28,7 @@ from bdia.results.failure import describe, status_of
 from bdia.results.identity import config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RunRecord
 from bdia.results.store import write_record
+from bdia.weights import SET_BY_THE_RUN, find_weights, load_weights, train_once
 
 ROOT = CONFIGS.parent
 log = logging.getLogger("bdia")
@@ -71,10 +72,13 @@ class Resume(Callback):
 
 def recorded_config(cfg: DictConfig) -> dict[str, Any]:
     """Return the resolved config without what is not part of the experiment's condition (paths, loggers)."""
+    cfg = cfg.copy()
+    if cfg.get("weights") is not None:
+        cfg.weights = OmegaConf.merge(cfg.weights, dict.fromkeys(SET_BY_THE_RUN))
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for key in _NOT_THE_CONDITION_EITHER:
+    for key in [*_NOT_THE_CONDITION_EITHER, *(f"weights.pretrain.{key}" for key in _NOT_THE_CONDITION_EITHER)]:
         *groups, name = key.split(".")
-        reduce(lambda node, group: node.get(group, {}), groups, container).pop(name, None)
+        reduce(lambda node, group: node.get(group) or {}, groups, container).pop(name, None)
     return {key: value for key, value in container.items() if key not in _NOT_THE_CONDITION}
 
 
@@ -92,6 +96,7 @@ def train(cfg: DictConfig) -> RunRecord:
         Whatever the run raised, after a record with status "failed", "oom" or "interrupted" was written.
     """
     _check_devices(cfg.trainer.devices)
+    cfg = find_weights(cfg, lambda first: train_once(first, recorded_config(first), train))
     recorded = recorded_config(cfg)
     sha = config_sha256(recorded)
     run_dir = Path(cfg.paths.runs).resolve() / cfg.name / f"{sha[:8]}_s{cfg.seed}"
@@ -173,6 +178,9 @@ def _fit_and_test(
     data = build_data(cfg)
     rows += [_metric(name, value) for name, value in data.facts.items()]
     task = build_task(cfg, data.net_arguments, data.task_arguments)
+    if cfg.get("weights") is not None:
+        fresh = load_weights(task.net, Path(cfg.weights.found))
+        log.info("starts from %s%s", cfg.weights.found, f" but for {', '.join(fresh)}" if fresh else "")
     data.save(run_dir)
     OmegaConf.save(OmegaConf.create(recorded), run_dir / "config.yaml")
     callbacks = [*build_callbacks(cfg, run_dir), Resume()]

@@ -14,7 +14,7 @@ from bdia.tasks import Task
 
 # What the data would say, were they read: CIFAR-10's classes, GPT-2's tokens, the tokens of the paper-size translation.
 NUM_CLASSES = 10
-VOCAB_SIZE = {"documents": 50_257, "sentence pairs": 8_000}
+VOCAB_SIZE = {"documents": 50_257, "prompts": 50_257, "sentence pairs": 8_000}
 CONTROL_TOKENS = 3  # padding and the ends of a sentence; made-up sentences are full and hold none of them
 
 
@@ -102,7 +102,7 @@ def build_workload(
     kind = kind_of_model(cfg)
     values = num_classes if kind == "images" else vocab_size or VOCAB_SIZE[kind]
     task = _build_task(cfg, kind, values, device)
-    make = {"images": _images, "documents": _texts, "sentence pairs": _pairs}[kind]
+    make = {"images": _images, "documents": _texts, "prompts": _prompts, "sentence pairs": _pairs}[kind]
     rows = tuple(tensor.to(device) for tensor in make(task, cfg, batch, tokens, values))
     return Workload.of(task, rows, cfg.trainer.precision)
 
@@ -130,6 +130,11 @@ def _images(task: Task, cfg: DictConfig, batch: int, tokens: int | None, classes
 def _texts(task: Task, cfg: DictConfig, batch: int, tokens: int | None, vocabulary: int) -> tuple[Tensor, ...]:
     length = _length(task, tokens)
     return (torch.randint(CONTROL_TOKENS, vocabulary, (batch, length + 1), generator=_generator(cfg)),)
+
+
+def _prompts(task: Task, cfg: DictConfig, batch: int, tokens: int | None, vocabulary: int) -> tuple[Tensor, ...]:
+    (text,) = _texts(task, cfg, batch, tokens, vocabulary)
+    return text[:, :-1].clone(), text[:, 1:].clone(), torch.arange(batch)  # every label counts: what takes most memory
 
 
 def _pairs(task: Task, cfg: DictConfig, batch: int, tokens: int | None, vocabulary: int) -> tuple[Tensor, ...]:

@@ -95,6 +95,28 @@ class Gpt2Bpe:
         return tokenizer
 
 
+class SavedTokenizer:
+    """A tokenizer that was saved as `tokenizer.json`, for instance beside the weights that training starts from.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def build(self, texts: Iterable[str], specials: Sequence[str], data_dir: Path) -> Tokenizer:
+        """Read the file; the texts are not looked at.
+
+        Raises:
+            DataNotFoundError: no such file. DataCorruptError: it is no tokenizer. ValueError: it lacks a control token.
+        """
+        tokenizer = load_tokenizer(self.path)
+        if missing := [name for name in specials if tokenizer.token_to_id(name) is None]:
+            raise ValueError(f"{self.path} has no {', '.join(missing)}: set data.tokenizer.path to another tokenizer")
+        return tokenizer
+
+
 def _byte_level(model: models.Model) -> Tokenizer:
     """Spaces belong to the word after them, nothing is normalised: decode(encode(text)) == text."""
     tokenizer = _plain_text(Tokenizer(model))

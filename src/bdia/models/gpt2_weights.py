@@ -1,8 +1,9 @@
-"""GPT-2 weights in Hugging Face's layout -> the names and shapes of `bdia.models.gpt2.Gpt2`."""
+"""GPT-2 weights between Hugging Face's layout and the names and shapes of `bdia.models.gpt2.Gpt2`, both ways."""
 
 import re
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -37,7 +38,7 @@ def load_gpt2_weights(net: nn.Module, path: Path) -> None:
     Raises:
         FileNotFoundError: neither is there. ValueError: a damaged file; names or shapes that are not this model's.
     """
-    state = {name.removeprefix("transformer."): tensor for name, tensor in _read(path).items()}
+    state = {name.removeprefix("transformer."): tensor for name, tensor in read_weights(path).items()}
     own, found = net.state_dict(), {}
     for name, tensor in state.items():
         if _NOT_WEIGHTS.fullmatch(name):
@@ -56,6 +57,55 @@ def load_gpt2_weights(net: nn.Module, path: Path) -> None:
     net.load_state_dict(found)
 
 
+def huggingface_weights(net: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a `Gpt2` under Hugging Face's names and in its shapes; the inverse of `load_gpt2_weights`.
+
+    Raises:
+        ValueError: a weight that GPT-2 does not have, as RevViT's map of two streams to one.
+    """
+    outside = {ours: theirs for theirs, ours in _OUTSIDE.items()}
+    in_block = {ours: theirs for theirs, ours in _IN_BLOCK.items()}
+    found = {}
+    for name, tensor in net.state_dict().items():
+        match = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
+        if name in outside:
+            found[f"transformer.{outside[name]}"] = tensor
+        elif match and match[2] in in_block:
+            block, layer, kind = match.groups()
+            linear = kind == "weight" and not layer.startswith("norm")
+            found[f"transformer.h.{block}.{in_block[layer]}.{kind}"] = tensor.T if linear else tensor
+        else:
+            raise ValueError(f"{name} has no place in Hugging Face's GPT-2: train with a stack of one stream")
+    return found
+
+
+def huggingface_config(net: nn.Module, end_of_document: int | None = None) -> dict[str, Any]:
+    """Return the config.json of transformers' GPT2LMHeadModel for a `Gpt2`.
+
+    Args:
+        end_of_document: id of the token that begins and ends a text; None: none is named.
+    """
+    vocab_size, width = net.tokens.weight.shape
+    attention = net.blocks[0].attn
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": vocab_size,
+        "n_positions": net.longest,
+        "n_embd": width,
+        "n_layer": len(net.blocks),
+        "n_head": attention.heads,
+        "activation_function": "gelu_pytorch_tanh",  # the function of gelu_new, in the kernel that Gpt2 uses
+        "layer_norm_epsilon": net.join.norm.eps,
+        "embd_pdrop": net.dropout.p,
+        "resid_pdrop": attention.proj_drop.p,
+        "attn_pdrop": attention.attention_dropout,
+        "tie_word_embeddings": True,
+        "bos_token_id": end_of_document,
+        "eos_token_id": end_of_document,
+    }
+
+
 def _translate(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     if name in _OUTSIDE:
         return _OUTSIDE[name], tensor
@@ -66,7 +116,15 @@ def _translate(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     return f"blocks.{block}.{_IN_BLOCK[layer]}.{kind}", tensor.T.contiguous() if linear else tensor
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, key: str = "model.net.weights") -> dict[str, Any]:
+    """Read a file of weights, or the one that a folder holds, onto the CPU.
+
+    Args:
+        path: ends in .safetensors, or a file of `torch.save`; or a folder of model.safetensors or pytorch_model.bin.
+        key: config key of the path, for errors.
+    Raises:
+        FileNotFoundError: no such file. ValueError: it cannot be read.
+    """
     places = [path / "model.safetensors", path / "pytorch_model.bin"] if path.is_dir() else [path]
     for place in places:
         if place.is_file():
@@ -75,8 +133,6 @@ def _read(path: Path) -> dict[str, Tensor]:
                 return load_file(place) if safe else torch.load(place, map_location="cpu", weights_only=True)
             except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
                 raise ValueError(
-                    f"{place} cannot be read as weights ({type(error).__name__}): set model.net.weights to a whole file"
+                    f"{place} cannot be read as weights ({type(error).__name__}): set {key} to a whole file"
                 ) from error
-    raise FileNotFoundError(
-        f"model.net.weights={path}: wanted model.safetensors or pytorch_model.bin of a GPT-2 in Hugging Face's layout"
-    )
+    raise FileNotFoundError(f"{key}={path}: wanted model.safetensors or pytorch_model.bin in Hugging Face's layout")

@@ -32,4 +32,5 @@ def timm_vit(name: str, stack: Callable[[list[nn.Module]], nn.Module], num_class
         raise ValueError(
             f"the stack returns {model.blocks.streams} streams, the head of {name!r} reads one; set stack.merge=mean"
         )
+    model.timm_arguments = {"num_classes": num_classes, **kwargs}  # for `bdia.export`
     return model

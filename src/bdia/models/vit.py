@@ -57,6 +57,7 @@ class VisionTransformer(nn.Module):
                 f"an image of {img_size} pixels is not a whole number of patches of {patch_size}; "
                 "change model.net.patch_size or model.net.img_size"
             )
+        self.image_shape = (in_chans, img_size, img_size)
         self.tokens = tokenizer(img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=width)
         self.cls_token = nn.Parameter(torch.randn(1, 1, width))
         self.pos_embed = nn.Parameter(torch.randn(1, self.tokens.num_patches + 1, width))
@@ -78,7 +79,7 @@ class VisionTransformer(nn.Module):
     def embed(self, image: Tensor) -> Tensor:
         """Return x_0 (B, T, D), the class token first, for an image (B, C, img_size, img_size)."""
         patches = self.tokens(image)
-        x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        x = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
         return self.dropout(x + self.pos_embed)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -81,6 +81,11 @@ class Experiment:
         return result_of(self.records)
 
     @property
+    def fine_tunes(self) -> bool:
+        """Whether the runs start from trained weights; the paper has no figures for such runs."""
+        return any(record.config.get("weights") for record in self.records)
+
+    @property
     def result_split(self) -> str:
         """The split of the result: "test", or "val" where no run was tested or the best epoch is meant."""
         tested = any(variant.spread(self.result.name, "test") for variant in self.variants)

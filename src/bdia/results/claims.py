@@ -1,4 +1,7 @@
-"""Say whether what the paper's curves of text models show (Figs. 4 and 5; it has no numbers) is so in our runs."""
+"""Say whether what the paper's curves of text models show (Figs. 4 and 5; it has no numbers) is so in our runs.
+
+Fine-tuning, too: the paper says that BDIA suits it, and has no numbers that are known here.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +32,24 @@ def translation_claims(experiment: Experiment) -> list[str]:
         if ours and theirs:
             names = f"{experiment.result_split} BLEU (the paper has none), {variant.label} minus {baseline.label}"
             lines.append(f"{names}: {difference_text(ours, theirs)} (n={ours.n} and {theirs.n}).")
+    return lines
+
+
+def fine_tuning_lines(experiment: Experiment) -> list[str]:
+    """Return, for each BDIA variant beside its baseline, the difference in the result and in peak memory."""
+    result, lines = experiment.result, []
+    for variant, baseline in _pairs(experiment):
+        ours, theirs = experiment.outcome(variant), experiment.outcome(baseline)
+        if ours and theirs:
+            seen = f"{variant.label} {ours.text()}, {baseline.label} {theirs.text()}"
+            line = (
+                f"Fine-tuned from the same weights, {_length(variant)}, {experiment.result_split} {result.text}: {seen}"
+            )
+            line += f"; the difference is {difference_text(ours, theirs)}"
+            memory = [each.spread("peak_allocated") for each in (variant, baseline)]
+            if all(memory):
+                line += f". Peak memory {memory[0].mean / memory[1].mean:.2f} of {baseline.label}'s"
+            lines.append(f"{line}. The paper has no figures for these runs.")
     return lines
 
 

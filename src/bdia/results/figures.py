@@ -29,8 +29,9 @@ def figures(experiment: Experiment) -> dict[str, str]:
     """Return {caption: SVG} of the figures the experiment's records have numbers for."""
     result = experiment.result
     name = result.text.partition(",")[0]
+    theirs = f" (the paper's {result.figure})" if result.figure and not experiment.fine_tunes else ""
     drawn = {
-        f"Curves (the paper's {result.figure}): mean over seeds, band ± one standard deviation": _curves,
+        f"Curves{theirs}: mean over seeds, band ± one standard deviation": _curves,
         f"{name[0].upper()}{name[1:]} against peak memory, bars ± one standard deviation": _result_against_memory,
         "Memory by category, mean over seeds": _memory_by_category,
     }

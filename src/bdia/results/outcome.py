@@ -18,7 +18,7 @@ class Result:
         task: class of the LightningModule.
         at_best: the result is the value at the best validation epoch, not the last one.
         curves: the metrics drawn over the optimizer steps.
-        figure: the paper's figure with the same curves.
+        figure: the paper's figure with the same curves; "" where it has none.
     """
 
     name: str
@@ -32,8 +32,9 @@ class Result:
 
 ACCURACY = Result("accuracy", "accuracy, %", True, "ImageClassification", False, ("accuracy", "loss"), "Fig. 3, ViT")
 BLEU = Result("bleu", "BLEU", True, "Translation", False, ("loss",), "Fig. 4, translation")
+PROMPTS = Result("bleu", "BLEU", True, "DataToText", False, ("loss",), "")
 PERPLEXITY = Result("perplexity", "perplexity", False, "LanguageModeling", True, ("loss",), "Fig. 5, GPT-2")
-RESULTS = (BLEU, ACCURACY, PERPLEXITY)  # in this order, as translation has a perplexity, too
+RESULTS = (BLEU, PROMPTS, ACCURACY, PERPLEXITY)  # in this order, as translation has a perplexity, too
 
 
 def result_of(records: Sequence[RunRecord]) -> Result:

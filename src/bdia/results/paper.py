@@ -107,7 +107,12 @@ def _source_name(source: Mapping[str, Any]) -> str:
 
 
 def published(config: Mapping[str, Any]) -> list[Published]:
-    """Return the published figures for a config's data and stack, the paper's own first; [] where there are none."""
+    """Return the published figures for a config's data and stack, the paper's own first; [] where there are none.
+
+    None are of runs that start from trained weights.
+    """
+    if config.get("weights"):
+        return []
     return [row for row in PUBLISHED if (row.data, row.form) == (data_name(config), _form(config))]
 
 

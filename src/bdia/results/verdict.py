@@ -3,7 +3,7 @@
 from itertools import combinations, pairwise
 
 from bdia.results.aggregate import Experiment, Variant
-from bdia.results.claims import overfitting_claims, translation_claims
+from bdia.results.claims import fine_tuning_lines, overfitting_claims, translation_claims
 from bdia.results.paper import data_name, paper_row
 from bdia.results.spread import Spread, difference_text
 from bdia.results.variants import Settings
@@ -15,6 +15,8 @@ def verdicts(experiment: Experiment) -> list[str]:
     """Return what the runs say on what the paper says of their task; [] where nothing can be compared."""
     if experiment.name.endswith("_smoke"):
         return ["A smoke run: too short to say anything on the paper's claims."]
+    if experiment.fine_tunes:
+        return fine_tuning_lines(experiment)
     by_result = {"bleu": translation_claims, "perplexity": overfitting_claims}
     return by_result.get(experiment.result.name, image_verdicts)(experiment)
 

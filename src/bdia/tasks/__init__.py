@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bdia.tasks.classification import ImageClassification
+    from bdia.tasks.data_to_text import DataToText
     from bdia.tasks.language_modeling import LanguageModeling
     from bdia.tasks.task import Task
     from bdia.tasks.text import TextTask
     from bdia.tasks.translation import Translation
 
 _MODULES = {
+    "DataToText": "data_to_text",
     "ImageClassification": "classification",
     "LanguageModeling": "language_modeling",
     "Task": "task",
@@ -18,7 +20,7 @@ _MODULES = {
     "Translation": "translation",
 }
 
-__all__ = ["ImageClassification", "LanguageModeling", "Task", "TextTask", "Translation"]
+__all__ = ["DataToText", "ImageClassification", "LanguageModeling", "Task", "TextTask", "Translation"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,60 @@
+"""Fine-tuning in the report: compared at equal steps, with no figure of the paper beside it."""
+
+from dataclasses import replace
+
+import pytest
+from synthetic_records import BDIA, STANDARD, make_metrics, make_record, make_text_record, make_translation_study
+
+from bdia.results import gather
+from bdia.results.figures import figures
+from bdia.results.notes import notes
+from bdia.results.paper import published
+from bdia.results.summary import summary_table
+from bdia.results.verdict import verdicts
+
+WEIGHTS = {"from": None, "folder": None, "found": None, "pretrain": {"trainer": {"max_epochs": 8}}}
+
+
+def fine_tuned(records, experiment="finetune_cpu"):
+    changed = [
+        replace(record, config=record.config | {"weights": WEIGHTS}, experiment=experiment) for record in records
+    ]
+    (found,) = gather(changed)
+    return found
+
+
+def images():
+    return [
+        make_record(
+            stack, seed=seed, at=10 * seed + 100 * (stack is BDIA), metrics=make_metrics(accuracy + seed, memory)
+        )
+        for stack, accuracy, memory in ((STANDARD, 60.0, 100.0), (BDIA, 61.0, 50.0))
+        for seed in range(3)
+    ]
+
+
+def test_images_are_compared_with_standard_at_equal_steps_and_memory():
+    experiment = fine_tuned(images())
+    (line,) = verdicts(experiment)
+    assert "Fine-tuned from the same weights, after 100 epochs, test accuracy, %: BDIA 62.00 ± 1.00" in line
+    assert "standard (ViT) 61.00 ± 1.00" in line and "+1.00" in line
+    assert "Peak memory 0.50 of standard (ViT)'s. The paper has no figures" in line
+
+
+def test_no_figure_of_the_paper_stands_beside_them():
+    plain, (record, *_) = gather(images())[0], fine_tuned(images()).records
+    assert published(plain.records[0].config) and not published(record.config)
+    assert "88.15" not in str(summary_table(fine_tuned(images())))
+    assert not [line for line in notes(fine_tuned(images())) if "paper" in line]
+    assert any(caption.startswith("Curves (the paper's Fig. 3") for caption in figures(plain))
+    assert any(caption.startswith("Curves: mean") for caption in figures(fine_tuned(images())))
+
+
+@pytest.mark.parametrize("task", ["DataToText"])
+def test_prompts_are_compared_by_bleu(task):
+    records = [make_text_record(task, record.config["stack"], record.metrics, seed=record.seed)
+               for record in make_translation_study()]  # fmt: skip
+    experiment = fine_tuned(records)
+    assert experiment.result.name == "bleu"
+    assert any("test BLEU: BDIA 21.00" in line for line in verdicts(experiment))
+    assert "Fig. 4" not in " ".join([*verdicts(experiment), *notes(experiment)])
