@@ -40,7 +40,7 @@ def test_layer_imports_only_from_its_left(layer):
 
 def test_the_engine_imports_torch_and_the_standard_library_only():
     allowed = {
-        "bdia", "torch", "__future__", "collections", "contextlib", "enum", "fnmatch", "fractions", "functools",
+        "bdia", "torch", "__future__", "collections", "contextlib", "copy", "enum", "fnmatch", "fractions", "functools",
         "inspect", "math", "re", "sys", "threading", "typing", "warnings", "weakref",
     }  # fmt: skip
     for path in (PACKAGE / "reversible").rglob("*.py"):

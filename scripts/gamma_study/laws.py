@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bdia.reversible import GammaLaw, PerBlock, Ramp, TwoPoint
+from bdia.reversible import GammaLaw, Growing, PerBlock, Ramp, TwoPoint
 
 STANDARD = "standard"
 MAGNITUDES = ("1/2", "1/4", "1/8", "1/16", "1/32")
@@ -43,10 +43,8 @@ def ramp_to(largest: str, steps: int) -> Ramp:
 
 def per_block(blocks: int, shrinks: bool = False) -> PerBlock:
     """1/32 at block 1 up to 1/4 at the last block, evenly spaced powers of two; the other way round if it shrinks."""
-    span = max(1, blocks - 2)
-    exponents = [5 - round(3 * place / span) for place in range(blocks - 1)]
-    exponents = exponents[::-1] if shrinks else exponents
-    return PerBlock(["1/32", *(f"1/{2**exponent}" for exponent in exponents)])  # block 0 draws no gamma
+    growing = Growing(blocks, "1/32", "1/4")
+    return PerBlock([growing.laws[0], *growing.laws[:0:-1]]) if shrinks else growing
 
 
 def side_bits(law: GammaLaw | None, blocks: int) -> float | None:

@@ -468,6 +468,18 @@ def test_a_ramp_counts_training_passes_and_each_layer_may_have_its_own_law():
     compare(lambda: LoopModel(4), gamma=laws)
 
 
+def test_a_ramp_counts_forwards_not_the_passes_that_a_changed_stream_or_a_second_chain_starts():
+    ramp = Ramp(["1/8", "1/2"], every=2)
+    model = Tower()
+    bdia.convert(model, ramp)
+    for layer in (1, 2):
+        model.stages[0][layer].register_forward_pre_hook(lambda m, args: (args[0] + 0.0,))
+    for done in (1, 2, 3):
+        step(model, make_tokens())
+        owners = {id(o): o for m in model.modules() if (o := getattr(m.__dict__.get("forward"), "owner", None))}
+        assert [owner.gamma.passes for owner in owners.values()] == [done] * 3
+
+
 def test_the_grid_is_chosen_from_a_calibration_batch_or_from_the_first_step():
     class Large(LoopModel):
         def forward(self, x):
@@ -495,8 +507,8 @@ def test_pretrained_weights_get_a_small_gamma_and_a_fine_grid():
     model, x = LoopModel(), make_tokens()
     report = bdia.convert(model, pretrained=True, calibration=(x,))
     step(model, x)
-    assert "TwoPoint(1/16" in repr(report) and report.bits["layers"] > 12
-    assert report.side_bytes["layers"] == 4 * 4 * x.numel() // 8
+    assert "Growing(1/32 at block 1 to 1/4 at block 4)" in repr(report) and report.bits["layers"] > 12
+    assert report.side_bytes["layers"] == (5 + 4 + 3 + 2) * x.numel() // 8
 
 
 def test_a_module_built_on_meta_trains_after_to_empty():

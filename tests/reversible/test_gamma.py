@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from bdia.reversible import Constant, Discrete, Gamma, PerBlock, Ramp, TwoPoint, Uniform
+from bdia.reversible import Constant, Discrete, Gamma, Growing, PerBlock, Ramp, TwoPoint, Uniform
 from bdia.reversible.arithmetic.gamma import GammaMeanWarning, as_fraction, as_law
 
 
@@ -326,3 +326,30 @@ def test_laws_made_on_the_meta_device_still_draw(make):
     gamma = law.sample(8, torch.Generator().manual_seed(0), device="cpu")
     wanted = make().sample(8, torch.Generator().manual_seed(0), device="cpu")
     assert all(torch.equal(a, b) for a, b in zip(gamma, wanted, strict=True))
+
+
+# --- a law that grows with the block ---
+
+
+def test_growing_goes_up_in_powers_of_two_and_stays_at_the_last():
+    law = Growing(6)
+    assert [str(next(iter(law.at(k).weights))) for k in range(1, 8)] == [
+        "1/32",
+        "1/16",
+        "1/8",
+        "1/8",
+        "1/4",
+        "1/4",
+        "1/4",
+    ]
+    assert law.side_bits == 5 and [law.at(k).side_bits for k in (1, 5)] == [5, 2]
+    assert repr(law) == "Growing(1/32 at block 1 to 1/4 at block 5)"
+    assert Growing(1).at(3).side_bits == Growing(2).at(1).side_bits == 5
+
+
+@pytest.mark.parametrize(
+    "settings", [{"blocks": 0}, {"blocks": 3, "first": "1/3"}, {"blocks": 3, "last": "3/4"}], ids=str
+)
+def test_growing_refuses_what_is_no_power_of_two(settings):
+    with pytest.raises(ValueError, match=r"stack\.gamma"):
+        Growing(**settings)

@@ -322,6 +322,40 @@ class PerBlock(GammaLaw):
         return f"PerBlock({', '.join(map(repr, self.laws))})"
 
 
+class Growing(PerBlock):
+    """gamma = +-value whose magnitude grows from block to block, in powers of two: small where the model is young.
+
+    The default for pretrained weights (`results/tables/finetune_gamma.md`). Blocks past the last draw as the last does.
+
+    Args:
+        blocks: number of blocks.
+        first, last: magnitudes at block 1 and at the last block, powers of two.
+    Raises:
+        ValueError: another magnitude, or no block.
+    """
+
+    def __init__(
+        self, blocks: int, first: str | float | Fraction = "1/32", last: str | float | Fraction = "1/4"
+    ) -> None:
+        if not isinstance(blocks, int) or blocks < 1:
+            raise ValueError(f"blocks={blocks!r}: wanted a number of blocks, at least 1; set stack.gamma.blocks")
+        ends = [as_fraction(value) for value in (first, last)]
+        if any(end <= 0 or 1 not in end.as_integer_ratio() or end.denominator & (end.denominator - 1) for end in ends):
+            raise ValueError(f"first={first!r}, last={last!r}: wanted powers of two such as 1/32; set stack.gamma")
+        start, end = (math.log2(value) for value in ends)
+        steps = max(1, blocks - 2)
+        exponents = [start + round((end - start) * place / steps) for place in range(max(0, blocks - 1))]
+        super().__init__([ends[0], *(Fraction(2) ** int(exponent) for exponent in exponents)])
+        self.ends = ends
+
+    def at(self, k: int) -> GammaLaw:
+        """Return the law of block k."""
+        return super().at(min(k, len(self.laws) - 1))
+
+    def __repr__(self) -> str:
+        return f"Growing({self.ends[0]} at block 1 to {self.ends[1]} at block {len(self.laws) - 1})"
+
+
 def as_law(value: GammaLaw | str | float | Fraction) -> GammaLaw:
     """Return a law as it is; a fraction becomes `TwoPoint` of it.
 

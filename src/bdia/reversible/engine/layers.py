@@ -181,7 +181,7 @@ class Chain:
 
     def call(
         self,
-        begin: Callable[[Tensor], OpenPass],
+        begin: Callable[[Tensor, bool], OpenPass],
         call: Callable[[Tensor], object],
         x: Tensor,
         place: int,
@@ -190,7 +190,7 @@ class Chain:
         """Take one update.
 
         Args:
-            begin: the first stream -> a new pass.
+            begin: the first stream, and whether a new forward starts with it, not only a new pass -> a new pass.
             place: of the layer in the chain. The rest as in `OpenPass.layer`.
         """
         checks.refuse_transforms()
@@ -201,8 +201,8 @@ class Chain:
         if not goes_on:
             self._warn_of_short_passes(before, x, place)
             self._thread.open = None  # also where the layer raises
-            before = begin(x)
-        self._thread.open = None
+            before = begin(x, place <= getattr(self._thread, "place", place))
+        self._thread.open, self._thread.place = None, place
         x_next = before.layer(call, x, block)
         self._thread.open = before
         if before.taken >= self.length:

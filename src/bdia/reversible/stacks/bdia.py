@@ -65,8 +65,8 @@ class BdiaUpdates(Recomputation):
         self.batch_dim, self.log = batch_dim, PassLog()
         self.chain = Chain(len(layers))
 
-    def open_pass(self, x: Tensor, training: bool, dtype: torch.dtype = torch.float32) -> OpenPass:
-        """Start a forward at the stream x; streams are handed out in `dtype`."""
+    def open_pass(self, x: Tensor, training: bool, dtype: torch.dtype = torch.float32, counts: bool = True) -> OpenPass:
+        """Start a pass at the stream x; streams are handed out in `dtype`. `counts`: it is a forward of its own."""
         self.choose_bits()
         bits = self.bits if training or self.quantize_eval else None
         keeps = self.kept(self.chain.length, training).__contains__
@@ -76,7 +76,7 @@ class BdiaUpdates(Recomputation):
             keeps, bits, self.verify, self.kernel, self.log,
             batch_dim=self.batch_dim, training=training, prefix=self.prefix,
         )  # fmt: skip
-        if training and torch.is_grad_enabled():
+        if counts and training and torch.is_grad_enabled():
             self.gamma.begin_pass()
 
         def draw(k: int, x: Tensor) -> Rule:
@@ -137,7 +137,7 @@ class BdiaUpdates(Recomputation):
         run = self.bind(layer, call.run, recomputes, (), {})
         try:
             x = self.chain.call(
-                lambda x: self.open_pass(x, training, call.dtype), run, call.take_stream(), place, layer
+                lambda x, counts: self.open_pass(x, training, call.dtype, counts), run, call.take_stream(), place, layer
             )
         except NotAStreamError:
             return self.not_a_stream(layer, place, original, args, kwargs)

@@ -1,5 +1,6 @@
 """`convert` puts the BDIA update into the layers of any model, in place; `revert` takes it out again."""
 
+import copy
 import re
 import warnings
 import weakref
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from bdia.reversible.arithmetic.gamma import GammaLaw, as_law
+from bdia.reversible.arithmetic.gamma import GammaLaw, Growing, as_law
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import Chain
 from bdia.reversible.stacks.adapters import ChainSpec
@@ -20,7 +21,6 @@ from bdia.reversible.stacks.chains import find_chains
 from bdia.reversible.stacks.engage import disengage, engage, engaged
 
 DEFAULT_BITS = 9
-PRETRAINED_GAMMA = "1/16"
 
 
 class ConvertedChain(BdiaUpdates):
@@ -162,7 +162,8 @@ def convert(
 
     Args:
         model: any model with a list of residual layers; with bfloat16 or float16 parameters too: the stream is float32.
-        gamma: a law, or a fraction for +- that value. Default: "1/2", the paper's; with `pretrained` "1/16".
+        gamma: a law, or a fraction for +- that value. Default: "1/2", the paper's; with `pretrained` `Growing`, from
+            1/32 at the second layer to 1/4 at the last.
         bits: grid 2^-bits of the stream. Default 9, the paper's; with `pretrained` "auto": the finest grid that holds
             four times the largest value of the calibration batch, or else of the first training forward, which runs
             on 9 bits.
@@ -193,13 +194,13 @@ def convert(
         "keep": keep, "backward": backward, "eval_gamma": eval_gamma, "quantize_eval": quantize_eval,
         "verify": verify, "kernel": kernel, "memory_budget": None, "save": save, "nested": nested,
     }  # fmt: skip
-    default = PRETRAINED_GAMMA if pretrained else "1/2"
     specs = find_chains(model, layers)
     if batch_dim is not None:
         specs = [spec._replace(batch_dim=batch_dim) for spec in specs]
     try:
-        law = as_law(default if gamma is None else gamma)
-        chains = [ConvertedChain(spec, model, law, _grid(bits, pretrained), **settings) for spec in specs]
+        laws = [_law(gamma, pretrained, spec, number) for number, spec in enumerate(specs)]
+        grid = ("auto" if pretrained else DEFAULT_BITS) if bits is None else bits
+        chains = [ConvertedChain(spec, model, law, grid, **settings) for spec, law in zip(specs, laws, strict=True)]
     except ValueError as error:
         raise ValueError(_in_arguments(str(error))) from error
     _switch_off_checkpointing(model)
@@ -254,8 +255,12 @@ def _calibrate(model: nn.Module, specs: Sequence[ChainSpec], chains: Sequence[Co
             hook.remove()
 
 
-def _grid(bits: int | str | None, pretrained: bool) -> int | str:
-    return ("auto" if pretrained else DEFAULT_BITS) if bits is None else bits
+def _law(gamma: Any, pretrained: bool, spec: ChainSpec, number: int) -> GammaLaw:
+    """Return the law of one chain; one that counts passes is the caller's own for the first chain, else a copy."""
+    if gamma is None and pretrained:
+        return Growing(spec.length or len(spec.layers))
+    law = as_law("1/2" if gamma is None else gamma)
+    return copy.deepcopy(law) if number else law
 
 
 def _in_arguments(message: str) -> str:
