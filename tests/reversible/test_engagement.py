@@ -3,8 +3,10 @@
 import contextlib
 import gc
 import io
+import itertools
 import warnings
 
+import numpy
 import pytest
 import torch
 from reversible_helpers import (
@@ -14,6 +16,7 @@ from reversible_helpers import (
     PeakStorages,
     TinyBlock,
     assert_bit_equal,
+    assert_same_output_and_close_gradients,
     loss_of,
     make_blocks,
     make_tokens,
@@ -25,6 +28,7 @@ import bdia
 from bdia.measure.traced_step import TrainingStep
 from bdia.plan import fit_to_memory
 from bdia.reversible import BdiaStack, EngineWarning, ReversibilityError
+from helpers.reference_chain import reference_bdia
 
 
 class LoopModel(nn.Module):
@@ -61,6 +65,19 @@ def compare(make, x=None, **settings):
     wanted = step(stored, x)
     assert_bit_equal(step(reversible, x), wanted)
     return report
+
+
+def compare_with_plain_autograd(make, x=None, around=None):
+    """Assert that a converted model has the output and, to rounding, the gradients of a slow reference on its own loop.
+
+    The reference (tests/helpers/reference_chain.py) stores everything and shares no code with the engine.
+    """
+    x = make_tokens() if x is None else x
+    reference, converted = make(), make()
+    with reference_bdia(list(reference.layers), HALF, 9):
+        wanted = step(reference, x)
+    bdia.convert(converted, layers="layers")
+    assert_same_output_and_close_gradients(step(converted, x), wanted)
 
 
 @contextlib.contextmanager
@@ -152,7 +169,7 @@ def test_a_layer_that_is_given_the_same_stream_twice_starts_a_pass_of_its_own():
     compare(Forked)
 
 
-def test_two_models_with_the_same_layers_take_turns():
+def test_two_forwards_of_a_converted_model_may_be_backpropagated_in_either_order():
     x, z = make_tokens(), make_tokens(8)
     model = LoopModel()
     bdia.convert(model)
@@ -234,6 +251,190 @@ def test_a_further_layer_of_a_model_with_its_own_loop_holds_one_bit_per_activati
     assert 1 <= 8 * (held(20) - held(4)) / 16 / (8 * 64 * 1024) < 1.2
 
 
+# --- the same against plain autograd, which shares no routing with the engine ---
+
+
+class Held(LoopModel):
+    """Keeps every stream, so that its memory is alive, and changes the stream after layer 2 in one way."""
+
+    def __init__(self, change):
+        super().__init__(5, dropout=0.0)
+        self.change = change
+
+    def forward(self, x):
+        self.held = []
+        for k, layer in enumerate(self.layers):
+            x = layer(x)
+            self.held.append(x)
+            x = self.change(x) if k == 2 else x
+        return x
+
+
+CHANGES = {
+    "none": lambda x: x,
+    "detached": lambda x: x.detach(),
+    "scaled": lambda x: x * 1.5,
+    "copied": lambda x: x.clone(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_gradients_are_those_of_plain_autograd_whatever_happens_to_a_stream_that_is_held(change):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EngineWarning)
+        compare_with_plain_autograd(lambda: Held(change))
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [0, 2, 4], [3, 4, 5, 1], [0, 0, 0]], ids=str)
+def test_gradients_are_those_of_plain_autograd_for_any_order_of_calls(order):
+    def make():
+        model = Skipping(order)
+        for layer in model.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0
+        return model
+
+    compare_with_plain_autograd(make)
+
+
+def test_two_layers_that_get_the_same_stream_have_the_gradients_of_plain_autograd():
+    class Forked(LoopModel):
+        def __init__(self):
+            super().__init__(5, dropout=0.0)
+
+        def forward(self, x):
+            for layer in self.layers[:3]:
+                x = layer(x)
+            self.held = [x, self.layers[3](x), self.layers[4](x)]
+            return self.held[1] * self.held[2]
+
+    compare_with_plain_autograd(Forked)
+
+
+def test_a_detached_stream_sends_no_gradient_around_the_cut():
+    model, x = Held(CHANGES["detached"]), make_tokens()
+    bdia.convert(model)
+    loss_of(model(x)).backward()
+    assert x.grad is None
+    reached = [any(p.grad is not None for p in layer.parameters()) for layer in model.layers]
+    assert reached == [False, False, False, True, True]
+
+
+def test_layers_that_start_without_gradients_or_in_eval_are_ordinary_and_the_rest_trains_reversibly():
+    class Frozen(LoopModel):
+        def forward(self, x):
+            with torch.no_grad():
+                for layer in self.layers[:2]:
+                    x = layer(x)
+            for layer in self.layers[2:]:
+                x = layer(x)
+            return x
+
+    with no_warning():
+        assert compare(lambda: Frozen(6)).freed_bytes["layers"] > 0
+
+    def tuned():
+        model = LoopModel(6)
+        for layer in model.layers[:2]:
+            layer.eval().requires_grad_(False)
+        return model
+
+    assert compare(tuned).freed_bytes["layers"] > 0
+
+
+def test_a_model_that_feeds_itself_takes_a_pass_a_turn_and_goes_on_after_a_backward():
+    model, x = LoopModel(dropout=0.0), make_tokens()
+    bdia.convert(model)
+    torch.manual_seed(0)
+    once = model(model(x))
+    torch.manual_seed(0)
+    assert torch.equal(once, model(model(x).clone()))
+    hidden = model(x)
+    for _ in range(3):  # truncated backpropagation through time
+        loss_of(hidden).backward()
+        hidden = model(hidden.detach())
+    assert hidden.requires_grad
+
+
+def test_a_model_switched_to_eval_does_not_go_on_with_the_training_pass():
+    model, x = LoopModel(dropout=0.0), make_tokens()
+    bdia.convert(model, quantize_eval=True)
+    hidden = model(x)
+    model.eval()
+    assert torch.equal(model(hidden), model(hidden.clone()))
+
+
+def test_a_shared_layer_whose_stream_is_changed_between_its_calls_is_told():
+    class Injected(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = TinyBlock(D)
+
+        def forward(self, x):
+            z = x
+            for _ in range(4):
+                z = self.layer(z + x)
+            return z
+
+    model = Injected()
+    bdia.convert(model, layers="layer")
+    with pytest.warns(EngineWarning, match="short passes: something is computed"):
+        step(model, make_tokens())
+
+
+def test_a_fault_after_a_changed_stream_names_the_layer_and_keep_means_the_last_layers():
+    model = LoopModel(6, between=lambda x, k: x * 1.0 if k == 2 else x)
+    runs = [0] * 6
+    for k, layer in enumerate(model.layers):
+        layer.mlp.register_forward_pre_hook(lambda *_, k=k: runs.__setitem__(k, runs[k] + 1))
+    bdia.convert(model, keep=1)
+    step(model, make_tokens())
+    assert runs == [2, 2, 2, 2, 2, 1]
+    numbers = itertools.count()
+    model.layers[4].norm1.register_forward_hook(lambda m, args, out: out + next(numbers))
+    with pytest.raises(ReversibilityError, match="block 4:"):
+        step(model, make_tokens())
+
+
+def test_saved_attention_with_a_mask_that_does_not_repeat_itself_is_caught():
+    class Masked(TinyBlock):
+        def forward(self, x):
+            mask = torch.from_numpy(numpy.random.rand(x.shape[1], x.shape[1]) > 0.3) | torch.eye(x.shape[1]).bool()
+            return super().forward(x, mask=mask)
+
+    torch.manual_seed(0)
+    for save in ([], ["attention"]):
+        with pytest.raises(ReversibilityError):
+            loss_of(BdiaStack([Masked() for _ in range(4)], save=save)(make_tokens())).backward()
+
+
+def test_a_loss_of_an_inner_state_and_a_later_layer_s_own_loss_train():
+    class Auxiliary(LoopModel):
+        def forward(self, x):
+            for layer in self.layers:
+                before, x = x, layer(x)
+            self.auxiliary = self.extra
+            return before
+
+    def make():
+        model = Auxiliary(4, dropout=0.0)
+        last = model.layers[3]
+        last.norm2.register_forward_hook(lambda m, a, out: setattr(model, "extra", out.square().mean()))
+        return model
+
+    x = make_tokens()
+    found = []
+    for backward in ("stored", "reversible"):
+        model = make()
+        bdia.convert(model, backward=backward)
+        x.grad = None
+        torch.manual_seed(0)
+        out = model(x)
+        (loss_of(out) + model.auxiliary).backward()
+        found.append([out.detach(), x.grad, *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert_bit_equal(*found)
+
+
 # --- backward, more than once or batched ---
 
 
@@ -253,7 +454,7 @@ def test_a_batch_of_gradients_is_refused(backward):
     model, x = LoopModel(dropout=0.0), make_tokens()
     bdia.convert(model, backward=backward)
     out = model(x)
-    with pytest.raises(RuntimeError, match="is_grads_batched and vmap need stored activations"):
+    with pytest.raises(RuntimeError, match="is_grads_batched and vmap do not go through"):
         torch.autograd.grad(out, x, torch.ones(3, *out.shape), is_grads_batched=True)
 
 
@@ -390,7 +591,9 @@ def test_a_stack_trains_the_same_whether_the_model_calls_it_or_loops_over_it(loo
 
 def test_a_block_that_a_model_reaches_by_its_index_is_told():
     stack = BdiaStack(make_blocks(4))
-    with pytest.warns(EngineWarning, match=r"past the stack: a block .* was called by itself.*bdia\.convert"):
+    with pytest.warns(
+        EngineWarning, match=r"past the stack: a block was called without its reversible stack.*bdia\.convert"
+    ):
         stack[1](make_tokens())
     with no_warning():
         stack.eval()[1](make_tokens())
@@ -402,7 +605,6 @@ def test_a_block_that_a_model_reaches_by_its_index_is_told():
 def test_fit_to_memory_works_on_a_stack_that_the_model_loops_over():
     model = LoopModel(8)
     model.layers = BdiaStack(list(model.layers))
-    model.blocks_seen = None
 
     def make_step(model):
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)

@@ -35,7 +35,7 @@ class GammaMeanWarning(UserWarning):
 def as_fraction(value: str | int | float | Fraction) -> Fraction:
     """Read a gamma value as an exact fraction.
 
-    A float stands for the fraction with a denominator up to 256 that it is the rounding of.
+    A float is read as the nearest fraction with denominator at most 256.
 
     Raises:
         ValueError: not a number, or no such fraction.

@@ -1,8 +1,8 @@
 """Update rules: how x_next follows from x_prev, x_curr and y = block(x_curr). One class per rule.
 
 A rule works on a slice of samples (`rows`), so that kernels can bound temporaries; it keeps only gamma.
-`advance` returns x_next and the residues (or None); `invert` is its inverse in x_prev; `transpose` is what the gradient
-of x_next is multiplied with on its way to each input, straight-through (dQ_l/dz = 1).
+`advance` returns x_next and the residues (or None); `invert` is its inverse in x_prev; `gradient_factors` returns what
+the gradient of x_next is multiplied with on its way to each input, straight-through (dQ_l/dz = 1).
 """
 
 from typing import NamedTuple, Protocol
@@ -45,7 +45,7 @@ class Rule(Protocol):
         ...
 
     def gradient_factors(self, dims: int) -> GradientFactors:
-        """Return the transpose for gradients of so many dimensions."""
+        """Return the factors for gradients of so many dimensions."""
         ...
 
 

@@ -85,8 +85,8 @@ def exact_step(x_prev: Tensor, x_curr: Tensor, y: Tensor, c: Coefficients) -> St
     """`bdia_step` without the range check, which needs a device synchronisation.
 
     While |x_next| stays below the limit, both it and its gamma term are exact integers in units u, and so is their
-    difference, whatever the bracket was; a gamma term at the limit is returned in the place of x_next, where the
-    check finds it. x_prev is an earlier x_next and was checked as such.
+    difference, whatever the bracket was. If the gamma term overflows, it is returned as x_next, so that the range check
+    reports it. x_prev is an earlier x_next and was checked as such.
     """
     quotient, side = floor_divide((x_prev * c.units).to(torch.int32).neg_(), c.q, c.q_inverse)  # -(n + s) / q, s
     # p in float32, where a product past the range shows (int32 would wrap); the sign in int32, where zero has none.

@@ -22,11 +22,12 @@ EVALUATION = (
 OUTER_CHECKPOINT = (
     "a reversible layer runs inside another activation checkpoint (activation_checkpointing_enable(), "
     "gradient_checkpointing_enable(), set_grad_checkpointing(), torch.utils.checkpoint, another reversible stack "
-    "around it): it frees activations by itself. Switch the other one off: activation_checkpointing_disable() or "
-    "gradient_checkpointing_disable(), set_grad_checkpointing(False), or no checkpoint around the layers"
+    "around it): the reversible layer frees activations by itself. Switch the other one off: "
+    "activation_checkpointing_disable() or gradient_checkpointing_disable(), set_grad_checkpointing(False), or no "
+    "checkpoint around the layers"
 )
 PAST_THE_STACK = (
-    "past the stack: a block of a reversible stack was called by itself in training, so it trains as an ordinary one. "
+    "past the stack: a block was called without its reversible stack in training, so it trains as an ordinary one. "
     "Call the stack, or loop over it or over a slice of it, or use bdia.convert on the model"
 )
 
@@ -83,12 +84,12 @@ def held_states(held: list[int], dropped: int) -> str:
     )
 
 
-def refuse_batched(grad: Tensor, prefix: str) -> None:
+def refuse_batched(grad: Tensor) -> None:
     """Raise RuntimeError for gradients that torch.func or is_grads_batched batches."""
     if _functorch.is_functorch_wrapped_tensor(grad) or _functorch.is_legacy_batchedtensor(grad):
         raise RuntimeError(
-            "is_grads_batched and vmap need stored activations: take one gradient at a time, or set "
-            f"{prefix}backward=stored on a copy of the model and use torch.func there"
+            "is_grads_batched and vmap do not go through a reversible stack: take one gradient at a time, or use a "
+            "StandardStack, or bdia.revert on a copy of the model"
         )
 
 
@@ -96,8 +97,8 @@ def refuse_transforms() -> None:
     """Raise RuntimeError inside torch.func.grad, vmap, jvp and the like."""
     if _functorch.peek_interpreter_stack() is not None:
         raise RuntimeError(
-            "torch.func transforms (grad, vmap, jvp) do not go through a reversible stack in training: call eval(), "
-            "or bdia.revert (a stack: take StandardStack) on a copy of the model"
+            "torch.func transforms (grad, vmap, jvp) do not go through a reversible stack: use a StandardStack, or "
+            "bdia.revert on a copy of the model"
         )
 
 
@@ -114,10 +115,15 @@ def refuse_outer_checkpoint(starts_at: int | None) -> None:
         raise RuntimeError(OUTER_CHECKPOINT)
 
 
-def short_pass(why: str, length: int) -> str:
+def short_pass(why: str) -> str:
     """Say that passes are so short that nothing is freed."""
     return (
-        f"short passes: {why}, so a new pass starts at each of the {length} layers and no stream is freed. One layer "
-        "alone takes no BDIA update: the model trains as the standard one, with activation checkpointing. Put what is "
-        "computed between the layers into the layers"
+        f"short passes: {why}, so a new pass starts at each layer and no stream is freed. One layer alone takes no "
+        "BDIA update: the model trains as the standard one, with activation checkpointing. Put what is computed "
+        "between the layers into the layers"
     )
+
+
+def own_grid(bits: int, prefix: str) -> str:
+    """Say that each process chose a grid of its own."""
+    return f"own grid: this process chose {prefix}bits={bits} from its own batch. Give the number, so that all have one"

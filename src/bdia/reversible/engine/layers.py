@@ -17,7 +17,7 @@ from bdia.reversible.engine.nodes import BlockInput, Handle, Update
 from bdia.reversible.engine.passes import LayerUpdate, Pass, PassSettings
 from bdia.reversible.engine.recompute import Contexts, recompute_contexts
 
-DrawRule = Callable[[int, Tensor], Rule]
+DrawRule = Callable[[int, int, Tensor], Rule]
 
 
 class _Flag(contextlib.AbstractContextManager):
@@ -33,11 +33,11 @@ class _Flag(contextlib.AbstractContextManager):
 
 
 class OpenPass:
-    """A pass whose forward is under way: what the next layer's call needs, and the graph must not hold.
+    """State of an unfinished forward. It is kept outside the graph, so that the graph keeps no stream alive.
 
     Args:
         x: the stream that enters the first layer.
-        draw: k, x -> the update rule of layer k; it draws gamma.
+        draw: k, place, x -> the rule of update k, of the layer at that place; it draws gamma.
         dtype: of the streams that are handed out; the pass's own are float32.
         both: x_{-1} = x_0, for rules whose first update reads x_prev (RevViT).
         operators: what recomputed layers keep the outputs of.
@@ -53,27 +53,32 @@ class OpenPass:
         operators: tuple[Any, ...] = (),
     ) -> None:
         self.settings, self.streams = settings, Pass(settings, x)
-        self.taken = 0
+        self.taken, self.with_gradients = 0, torch.is_grad_enabled()
         self._draw, self._dtype, self._operators = draw, dtype, operators
         self._handle_prev: Tensor | None = Handle.apply(x) if both else None
         self._handed: weakref.ref[Tensor] | None = None
-        self._place: tuple[object, ...] = ()
+        self._memory: tuple[object, ...] = ()
+        self._has_gradient = False
         if both:
             self.streams.states[-1] = self.streams.states[0]
 
-    def layer(self, call: Callable[[Tensor], object], x: Tensor, block: nn.Module | None = None) -> Tensor:
+    def layer(
+        self, call: Callable[[Tensor], object], x: Tensor, block: nn.Module | None = None, place: int | None = None
+    ) -> Tensor:
         """Run the next layer and its update.
 
         Args:
             call: x_k -> y_k; runs again in backward unless the layer keeps its activations.
+            place: of the layer in its chain; None: layers are called in order.
             x: x_k as the caller has it; its values are the pass's.
             block: the module that `call` runs, for what a second run must not touch.
         Returns:
             x_{k+1}, in the dtype that streams are handed out in.
         """
         k, pass_ = self.taken, self.streams
+        place = k if place is None else place
         self.taken += 1
-        update = LayerUpdate(pass_, k, self._draw(k, x))
+        update = pass_.begin_update(place, self._draw(k, place, x))
         recomputed = pass_.recomputes(k)
         handle_prev = self._handle_prev
         handle = handle_prev if k == 0 and handle_prev is not None else Handle.apply(x)  # x_{-1} = x_0: one handle
@@ -101,7 +106,7 @@ class OpenPass:
 
     def _hand_out(self, x: Tensor) -> Tensor:
         x = x.to(self._dtype)
-        self._place = _place(x)
+        self._memory, self._has_gradient = _memory(x), x.requires_grad
         self._handed = weakref.ref(x, lambda _: self._forget())
         return x
 
@@ -109,13 +114,19 @@ class OpenPass:
         """Let go of the graph and of the streams: nobody has the tensor any more that would go on."""
         self._handle_prev = self.streams = None
 
-    def goes_on(self, x: Tensor) -> bool:
-        """Whether x is what the last layer handed out, unchanged: the same memory, not always the same object."""
-        return self._handed is not None and self._handed() is not None and _place(x) == self._place
+    def goes_on(self, x: Tensor, training: bool) -> bool:
+        """Whether x is what the last layer handed out, unchanged: the same memory, not always the same object.
+
+        A stream that was detached, or that comes in another mode than the pass was opened in, starts anew.
+        """
+        if self._handed is None or self._handed() is None or self.streams.backward_began:
+            return False
+        modes = self.with_gradients == torch.is_grad_enabled() and self.settings.training == training
+        return modes and x.requires_grad == self._has_gradient and _memory(x) == self._memory
 
     def why_not(self, x: Tensor) -> str:
         """Say in what x differs from what the last layer handed out."""
-        storage, _, shape = self._place[:3]
+        storage, _, shape = self._memory[:3]
         if x.shape != shape:
             return f"the stream's shape changes from {tuple(shape)} to {tuple(x.shape)} between two layers"
         if self._handed() is not None and x.untyped_storage()._cdata == storage:
@@ -123,7 +134,7 @@ class OpenPass:
         return "something is computed from the stream between two layers"
 
 
-def _place(x: Tensor) -> tuple[object, ...]:
+def _memory(x: Tensor) -> tuple[object, ...]:
     """What stays the same where a wrapper hands on another tensor object on the same memory."""
     version = None if x.is_inference() else x._version
     return x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride(), x.dtype, version
@@ -161,10 +172,10 @@ class Chain:
     """Layers that somebody else's loop calls one by one: each call goes on with the open pass, or starts a new one.
 
     Args:
-        length: number of layers.
+        length: number of layers; None: one layer that is called again and again.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int | None) -> None:
         self.length = length
         self._thread = threading.local()
 
@@ -194,22 +205,24 @@ class Chain:
             place: of the layer in the chain. The rest as in `OpenPass.layer`.
         """
         checks.refuse_transforms()
-        before = self.open
-        goes_on = before is not None and before.goes_on(x)
+        before, last = self.open, getattr(self._thread, "place", place)
+        wraps = self.length is not None and place == 0 and last == self.length - 1
+        goes_on = before is not None and not wraps and before.goes_on(x, block.training)
         if torch.is_grad_enabled():
             checks.refuse_outer_checkpoint(None if goes_on else place)
         if not goes_on:
             self._warn_of_short_passes(before, x, place)
             self._thread.open = None  # also where the layer raises
-            before = begin(x, place <= getattr(self._thread, "place", place))
+            before = begin(x, place <= last)
         self._thread.open, self._thread.place = None, place
-        x_next = before.layer(call, x, block)
+        x_next = before.layer(call, x, block, place)
         self._thread.open = before
-        if before.taken >= self.length:
+        if self.length is None or place == self.length - 1:
             before.streams.end_forward()
         return x_next
 
     def _warn_of_short_passes(self, before: OpenPass | None, x: Tensor, place: int) -> None:
         """A pass of one layer frees nothing: the model trains as the standard one, checkpointed."""
-        if before is not None and before.taken == 1 and place > 0 and self.length > 1 and torch.is_grad_enabled():
-            checks.tell(before.settings.log.told, checks.short_pass(before.why_not(x), self.length))
+        alone = before is not None and before.taken == 1 and before.with_gradients and torch.is_grad_enabled()
+        if alone and self.length != 1 and (place > 0 or self.length is None):
+            checks.tell(before.settings.log.told, checks.short_pass(before.why_not(x)))

@@ -34,7 +34,8 @@ class Handle(Function):
 class BlockInput(Function):
     """Fetch the values of x_k from the pass. In backward, add the gradient that goes past the block.
 
-    Adding it after the block's backward, not before, keeps fewer gradients alive while the block's activations are.
+    The sum is taken after the block's backward. Taken before, one more gradient would be alive beside the block's
+    activations.
     """
 
     @staticmethod

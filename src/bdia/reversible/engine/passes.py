@@ -2,7 +2,7 @@
 
 The graph between layers carries handles (`nodes.Handle`), which hold no values. The pass holds the streams x_k by
 ordinary references, under the paper's index k. Dropping x_{k-1} is deleting that reference: whoever else holds the
-tensor keeps it, with its values. Nothing is resized, and no version counter is circumvented.
+tensor keeps it, with its values. Nothing is resized.
 
 One training step with three blocks, none kept (`+s` are packed residues, `y` what a block returns):
 
@@ -35,7 +35,14 @@ from bdia.reversible.arithmetic.grid import check_range, largest_magnitude, quan
 from bdia.reversible.arithmetic.rules import GradientFactors, Rule
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.holders import StorageReference, held_elsewhere
-from bdia.reversible.engine.kernels import bit_sum, gradient_kernel, inverse_kernel, scaled, update_kernel
+from bdia.reversible.engine.kernels import (
+    UpdateResult,
+    bit_sum,
+    gradient_kernel,
+    inverse_kernel,
+    scaled,
+    update_kernel,
+)
 
 
 class PassLog:
@@ -71,7 +78,7 @@ class PassSettings(NamedTuple):
     """What all updates of a pass share.
 
     Attributes:
-        keeps: whether layer k keeps its activations, so that it is not recomputed.
+        keeps: whether the layer at a place of the chain keeps its activations, so that it is not recomputed.
         bits: the grid, None for float32.
         verify: compare sums of bits (rules without an exact inverse: keep the streams and measure the error).
         kernel: which implementation computes an update, one of `kernels.KERNELS`.
@@ -115,8 +122,10 @@ class Pass:
         self._held: list[int] = []  # dropped, but alive when they are rebuilt
         self._peaks: list[tuple[int, Tensor]] = []
         self._differences: list[tuple[int, Tensor]] = []
-        self._entered: list[LayerUpdate] = []
+        self._places: list[int] = []  # of the layers, in the order of their calls
+        self._kept: set[int] = set()
         self._recomputes_any = False
+        self._running: dict[int, LayerUpdate] | None = None  # updates that the present backward has reached
         self._consumed = False
         self._put(0, self._on_grid(x))
         if settings.bits is not None and x.numel():
@@ -132,9 +141,26 @@ class Pass:
         """View the stream so that its first dimension is as long as the rule's gamma."""
         return x.flatten(0, self.settings.batch_dim) if self.settings.batch_dim else x
 
+    def begin_update(self, place: int, rule: Rule) -> "LayerUpdate":
+        """Return the next update, of the layer at this place of the chain."""
+        k = len(self._places)
+        self._places.append(place)
+        if self.settings.keeps(place):
+            self._kept.add(k)
+        return LayerUpdate(self, k, rule)
+
+    def block(self, k: int) -> int:
+        """The block that update k belongs to, as messages name it."""
+        return self._places[k] // self.settings.updates_per_block
+
     def recomputes(self, k: int) -> bool:
         """Whether layer k is recomputed in backward."""
-        return not self.settings.keeps(k)
+        return k not in self._kept
+
+    @property
+    def backward_began(self) -> bool:
+        """Whether a backward has reached the pass, so that its forward can't go on."""
+        return self._running is not None or self._consumed
 
     def end_forward(self) -> None:
         """Check the grid's range where no backward will: one device synchronisation."""
@@ -172,12 +198,67 @@ class Pass:
         """
         return self._needed(k - 1) and self.recomputes(k - 1) and self.recomputes(k) and rule.invertible
 
+    def advance(self, k: int, rule: Rule, y: Tensor) -> Tensor:
+        """Return x_{k+1}; note what rebuilding x_{k-1} will need, and drop x_{k-1}."""
+        x_prev, x_curr = self.states.get(k - 1), self.states[k]
+        drops = self._drops_prev(k, rule)
+        recomputed = self.recomputes(k) and self.taped_from is not None
+        self._recomputes_any |= recomputed
+        prev_rows = None if x_prev is None else self.rows(x_prev)
+        sums = drops and self.settings.verify and rule.exact
+        result = update_kernel(rule, prev_rows, self.rows(x_curr), self.rows(y), drops, sums, self.settings.kernel)
+        self._note_peak(k, result.peak)
+        if drops:
+            self._note_prev(k, x_prev, result)
+        elif recomputed and self.settings.verify and self.settings.bits is not None:
+            self._y_sums[k] = bit_sum(y.float())
+        if drops or not self._needed(k - 1):
+            self.states.pop(k - 1, None)
+        x_next = result.x_next
+        if self.settings.batch_dim:
+            x_next = torch.ops.aten._unsafe_view(x_next, x_curr.shape)
+        self._put(k + 1, x_next.detach())
+        return x_next
+
+    def _note_prev(self, k: int, x_prev: Tensor, result: UpdateResult) -> None:
+        prev = k - 1
+        self.residues[prev] = result.packed
+        self.settings.log.dropped(x_prev, result.packed)
+        self._dropped[prev] = StorageReference(x_prev)
+        if result.bit_sum is not None:
+            self._sums[prev] = result.bit_sum
+        elif self.settings.verify:
+            self._copies[prev] = x_prev
+
+    def rebuild(self, k: int, rule: Rule, y: Tensor) -> None:
+        """Rebuild x_{k-1} from x_{k+1}, x_k and the recomputed y, over x_{k+1} where nobody else holds that."""
+        self._begin_backward()
+        self._consumed = True
+        prev = k - 1
+        if prev not in self.residues:
+            self.states.pop(k + 1, None)
+        else:
+            x = self.state(k + 1)
+            del self.states[k + 1]
+            x = x.clone() if held_elsewhere(x) else x
+            if prev not in self._copies and self._dropped[prev].alive():
+                self._held.append(prev)
+            tensors = self.rows(x), self.rows(self.states[k]), self.rows(y)
+            total = inverse_kernel(rule, *tensors, self.residues.pop(prev), prev in self._sums, self.settings.kernel)
+            self._put(prev, x)
+            if total is not None:
+                self.note_difference(k, total != self._sums.pop(prev))
+            elif prev in self._copies:
+                self.errors[k] = (x - self._copies.pop(prev)).abs().amax()
+        if k in self._y_sums:
+            self.note_difference(k, bit_sum(y.float()) != self._y_sums.pop(k))
+
     # --- range ---
 
     def _note_peak(self, k: int, peak: Tensor | None) -> None:
         if peak is None or isinstance(peak, FakeTensor):  # a planner's tensors hold no values
             return
-        self._peaks.append((k // self.settings.updates_per_block, peak))
+        self._peaks.append((self.block(k) if self._places else 0, peak))
         if peak.device.type == "cpu":  # elsewhere this waits for the device: once, at the end
             self._check_range()
 
@@ -198,30 +279,37 @@ class Pass:
         k = update.k
         if self._recomputes_any and torch.is_grad_enabled():
             raise RuntimeError(checks.graph_of_gradient(self.settings.prefix))
-        if not self._entered or k >= self._entered[-1].k:  # a backward of its own begins
-            if self._consumed:
-                raise RuntimeError(checks.consumed(self.settings.prefix))
-            Variable._execution_engine.queue_callback(self._finish)
-            if not self.settings.training:
-                checks.tell(self.settings.log.told, checks.EVALUATION)
-        self._entered.append(update)
+        if self._running is not None and k in self._running:
+            self._running = None  # an exception ended the last backward before its end
+        if self._running is None and self._consumed:
+            raise RuntimeError(checks.consumed(self.settings.prefix))
+        self._begin_backward()
+        self._running[k] = update
         if not self.recomputes(k):
             self.states.pop(k + 1, None)  # a recomputed update does this when it rebuilds
 
+    def _begin_backward(self) -> None:
+        if self._running is None:
+            self._running = {}
+            Variable._execution_engine.queue_callback(self._finish)
+            if not self.settings.training:
+                checks.tell(self.settings.log.told, checks.EVALUATION)
+
     def _finish(self) -> None:
         """Run by autograd when the backward ends: one synchronisation for all checks, then release the states."""
-        for update in self._entered:
+        for update in (self._running or {}).values():
             update.release()
-        self._entered = []
+        self._running = None
         self._check_range()
         differences, self._differences = self._differences, []
         if differences and not isinstance(differences[0][1], FakeTensor):
             wrong = torch.stack([differs for _, differs in differences]).tolist()
             for (k, _), is_wrong in zip(differences, wrong, strict=True):
                 if is_wrong:
-                    raise checks.not_repeated(k // self.settings.updates_per_block, self.settings.prefix)
+                    raise checks.not_repeated(self.block(k), self.settings.prefix)
         if self._consumed:
-            self.states.clear()
+            for held in (self.states, self.residues, self._sums, self._y_sums, self._copies):
+                held.clear()
             self._tell_of_holders()
 
     def _tell_of_holders(self) -> None:
@@ -243,69 +331,17 @@ class LayerUpdate:
         return (self.owner.state(self.k) if again else self.owner.states[self.k]).detach()
 
     def advance(self, y: Tensor) -> Tensor:
-        """Return x_{k+1}; note what rebuilding x_{k-1} will need, and drop x_{k-1}."""
-        p, k, rule = self.owner, self.k, self.rule
-        x_prev, x_curr = p.states.get(k - 1), p.states[k]
-        drops = p._drops_prev(k, rule)
-        recomputed = p.recomputes(k) and p.taped_from is not None
-        p._recomputes_any |= recomputed
-        result = update_kernel(
-            rule,
-            None if x_prev is None else p.rows(x_prev),
-            p.rows(x_curr),
-            p.rows(y),
-            note=drops,
-            verify=drops and p.settings.verify and rule.exact,
-            kernel=p.settings.kernel,
-        )
-        p._note_peak(k, result.peak)
-        if drops:
-            self._note_prev(x_prev, result.packed, result.bit_sum)
-        elif recomputed and p.settings.verify and p.settings.bits is not None:
-            p._y_sums[k] = bit_sum(y.float())
-        if drops or not p._needed(k - 1):
-            p.states.pop(k - 1, None)
-        x_next = result.x_next if not p.settings.batch_dim else torch.ops.aten._unsafe_view(result.x_next, x_curr.shape)
-        p._put(k + 1, x_next.detach())
-        return x_next
-
-    def _note_prev(self, x_prev: Tensor, packed: Tensor, total: Tensor | None) -> None:
-        p, prev = self.owner, self.k - 1
-        p.residues[prev] = packed
-        p.settings.log.dropped(x_prev, packed)
-        p._dropped[prev] = StorageReference(x_prev)
-        if total is not None:
-            p._sums[prev] = total
-        elif p.settings.verify:
-            p._copies[prev] = x_prev
+        """Return x_{k+1}."""
+        return self.owner.advance(self.k, self.rule, y)
 
     def rebuild(self, y: Tensor) -> None:
-        """Rebuild x_{k-1} from x_{k+1}, x_k and the recomputed y, over x_{k+1} where nobody else holds that."""
-        p, prev = self.owner, self.k - 1
-        p._consumed = True
-        if prev not in p.residues:
-            p.states.pop(self.k + 1, None)
-        else:
-            x = p.state(self.k + 1)
-            del p.states[self.k + 1]
-            x = x.clone() if held_elsewhere(x) else x
-            if prev not in p._copies and p._dropped[prev].alive():
-                p._held.append(prev)
-            checked = prev in p._sums
-            tensors = p.rows(x), p.rows(p.states[self.k]), p.rows(y)
-            total = inverse_kernel(self.rule, *tensors, p.residues.pop(prev), checked, p.settings.kernel)
-            p._put(prev, x)
-            if checked:
-                p.note_difference(self.k, total != p._sums.pop(prev))
-            elif prev in p._copies:
-                p.errors[self.k] = (x - p._copies.pop(prev)).abs().amax()
-        if self.k in p._y_sums:
-            p.note_difference(self.k, bit_sum(y.float()) != p._y_sums.pop(self.k))
+        """Rebuild x_{k-1} from the recomputed y."""
+        self.owner.rebuild(self.k, self.rule, y)
 
     @property
     def block(self) -> int:
         """The block that the update belongs to, as messages name it."""
-        return self.k // self.owner.settings.updates_per_block
+        return self.owner.block(self.k)
 
     def not_repeated(self, raised: Exception | None = None) -> Exception:
         """Return the error for a block whose second run differs from its first."""
@@ -317,7 +353,7 @@ class LayerUpdate:
         Raises:
             RuntimeError: create_graph, a second backward, or a batch of gradients.
         """
-        checks.refuse_batched(grad_x_next, self.owner.settings.prefix)
+        checks.refuse_batched(grad_x_next)
         self.owner.enter(self)
         self._grad_x_next = grad_x_next
 

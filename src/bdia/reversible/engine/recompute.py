@@ -71,8 +71,8 @@ def recompute_contexts(
     Args:
         block: the module that runs, for its buffers.
         operators: torch's, see `saved_operations`; the second run reuses their outputs.
-        differs: called with a 0-dim bool for each input of those operators; None: they are not compared. A kept
-            output is not computed again, so a block that does not repeat itself before it would go unnoticed.
+        differs: called with a 0-dim bool for each input of those operators; None: they are not compared. Without the
+            comparison, a change before a kept output would not be noticed.
     """
     if not (operators and torch.is_grad_enabled()):
         return contextlib.nullcontext(), _Recomputation(contextlib.nullcontext(), block)
@@ -128,14 +128,14 @@ class _Keep(_Watch):
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = operator(*args, **(kwargs or {}))
         if operator in self._kept.operators:
-            self._kept.put(operator, args, output)
+            self._kept.put(operator, (args, kwargs), output)
         return output
 
 
 class _Reuse(_Watch):
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if operator in self._kept.operators:
-            return self._kept.take(operator, args)
+            return self._kept.take(operator, (args, kwargs))
         return operator(*args, **(kwargs or {}))
 
 

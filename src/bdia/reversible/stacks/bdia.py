@@ -69,7 +69,7 @@ class BdiaUpdates(Recomputation):
         """Start a pass at the stream x; streams are handed out in `dtype`. `counts`: it is a forward of its own."""
         self.choose_bits()
         bits = self.bits if training or self.quantize_eval else None
-        keeps = self.kept(self.chain.length, training).__contains__
+        keeps = self.kept(self.chain.length or 1, training).__contains__
         if not training or self.backward == "stored" or not torch.is_grad_enabled():
             keeps = _all
         settings = PassSettings(
@@ -79,8 +79,8 @@ class BdiaUpdates(Recomputation):
         if counts and training and torch.is_grad_enabled():
             self.gamma.begin_pass()
 
-        def draw(k: int, x: Tensor) -> Rule:
-            return self._rule(k, x, bits, training)
+        def draw(k: int, place: int, x: Tensor) -> Rule:
+            return self._rule(k, place, x, bits, training)
 
         return OpenPass(settings, x, draw, dtype, operators=tuple(saved_operations(self.save, self.prefix)))
 
@@ -92,6 +92,8 @@ class BdiaUpdates(Recomputation):
         """
         if self.chooses_bits and self.log.largest:
             self.bits, self.chooses_bits = finest_grid(self.log.largest), False
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                checks.tell(self.log.told, checks.own_grid(self.bits, self.prefix))
 
     def training_state(self) -> dict[str, Any]:
         """Return what a resumed training must restore beside weights, as plain numbers."""
@@ -104,11 +106,11 @@ class BdiaUpdates(Recomputation):
             self.bits, self.chooses_bits, self.log.largest = state["bits"], state["chooses_bits"], state["largest"]
         self.gamma.load_state_dict(state["gamma"])
 
-    def _rule(self, k: int, x: Tensor, bits: int | None, training: bool) -> Rule:
-        """Draw gamma for layer k and choose the update that can hold it."""
+    def _rule(self, k: int, place: int, x: Tensor, bits: int | None, training: bool) -> Rule:
+        """Draw gamma for update k, of the layer at this place, and choose the update that can hold it."""
         if k == 0 or not (training or self.eval_gamma):
             return EulerRule(bits)
-        law, batch = self.gamma.at(k), x.shape[self.batch_dim]
+        law, batch = self.gamma.at(place), x.shape[self.batch_dim]
         drawn = law.sample(batch, device=x.device) if training else None
         gamma = constant_gamma(self.eval_gamma, batch, x.device) if drawn is None else drawn
         rows = math.prod(x.shape[: self.batch_dim])
@@ -127,7 +129,7 @@ class BdiaUpdates(Recomputation):
         training = layer.training
         if not (training or self.quantize_eval or self.eval_gamma):
             return self._plain(original, args, kwargs)
-        call = LayerCall(original, args, kwargs, self.prefix)
+        call = LayerCall(original, args, kwargs, self.prefix, self.stream_dtype)
         flows = training and torch.is_grad_enabled()
         recomputes = self.backward == "reversible" and flows
         if flows:
@@ -142,6 +144,10 @@ class BdiaUpdates(Recomputation):
         except NotAStreamError:
             return self.not_a_stream(layer, place, original, args, kwargs)
         return call.finish(x)
+
+    def stream_dtype(self, x: Tensor) -> torch.dtype:
+        """Return the dtype in which layers see the stream and hand it on."""
+        return x.dtype
 
     def not_a_stream(self, layer: nn.Module, place: int, original: Callable, args: tuple, kwargs: dict) -> Any:
         """A layer changed the stream's shape. A stack refuses it; a converted model lets it be an ordinary layer.
@@ -227,8 +233,9 @@ class BdiaStack(BlockStack, BdiaUpdates):
     ) -> None:
         BlockStack.__init__(self, blocks)
         BdiaUpdates.__init__(
-            self, self.blocks, gamma, bits, keep, backward, eval_gamma, quantize_eval, verify, kernel, memory_budget,
-            save, nested,
+            self, self.blocks, gamma=gamma, bits=bits, keep=keep, backward=backward, eval_gamma=eval_gamma,
+            quantize_eval=quantize_eval, verify=verify, kernel=kernel, memory_budget=memory_budget, save=save,
+            nested=nested,
         )  # fmt: skip
         guard_blocks(self.blocks, self.log.told)
 
@@ -239,13 +246,18 @@ class BdiaStack(BlockStack, BdiaUpdates):
         opened = self.open_pass(check_stream(x), self.training)
         if torch.is_grad_enabled():
             checks.refuse_outer_checkpoint(0)
+        if not all(map(opened.settings.keeps, range(len(self)))):
+            check_caches(args, kwargs, self.prefix)
         for k, block in enumerate(self.blocks):
-            recomputed = opened.streams.recomputes(k)
-            if recomputed:
-                check_caches(args, kwargs, self.prefix)
+            recomputed = not opened.settings.keeps(k)
             x = opened.layer(self.bind(block, block, recomputed, args, kwargs), x, block)
         opened.streams.end_forward()
         return x
+
+    def stream_dtype(self, x: Tensor) -> torch.dtype:
+        """float32, as where the stack is called as a whole."""
+        check_stream(x)
+        return torch.float32
 
     def __iter__(self) -> Iterator[nn.Module]:
         """Yield the blocks. A block that the loop's body calls takes its update."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params", "cache")
@@ -21,7 +22,14 @@ class LayerCall:
     the layer's result, or the first tensor of the same shape in a tuple or mapping that the layer returns.
     """
 
-    def __init__(self, original: Callable[..., Any], args: tuple, kwargs: dict, prefix: str) -> None:
+    def __init__(
+        self,
+        original: Callable[..., Any],
+        args: tuple,
+        kwargs: dict,
+        prefix: str,
+        stream_dtype: Callable[[Tensor], torch.dtype],
+    ) -> None:
         self._original, self._args, self._kwargs, self._prefix = original, args, dict(kwargs), prefix
         self._name: str | None = None
         self._rest: list[Callable[[Tensor], Any]] = []
@@ -31,12 +39,13 @@ class LayerCall:
         else:
             self._name = _stream_name(original, tuple(kwargs))
             stream = self._kwargs.pop(self._name, None)
-        if not isinstance(stream, Tensor):
+        if not isinstance(stream, Tensor) or not stream.is_floating_point():
+            seen = str(stream.dtype) if isinstance(stream, Tensor) else type(stream).__name__
             raise TypeError(
-                f"{_describe(original)} was called with {type(stream).__name__} in the place of its residual "
+                f"{_describe(original)} was called with {seen} in the place of its residual "
                 "stream: the stream must be the first argument; name another chain with layers="
             )
-        self.dtype = stream.dtype
+        self.dtype = stream_dtype(stream)
         self._stream = [stream]
 
     def take_stream(self) -> Tensor:

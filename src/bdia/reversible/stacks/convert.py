@@ -33,7 +33,7 @@ class ConvertedChain(BdiaUpdates):
     def __init__(self, spec: ChainSpec, root: nn.Module, gamma: GammaLaw, bits: int | None, **settings: Any) -> None:
         super().__init__(spec.layers, gamma, bits, batch_dim=spec.batch_dim, prefix="", **settings)
         self.name, self.layers = spec.name, len(spec.layers)
-        self.chain = Chain(spec.length or len(spec.layers))
+        self.chain = Chain(len(spec.layers) if len(spec.layers) > 1 else None)
         self._root = weakref.ref(root)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class ConvertedChain(BdiaUpdates):
         self.__dict__.update(state, _root=lambda: None)
 
     def call_layer(self, layer: nn.Module, place: int, original: Callable, args: tuple, kwargs: dict) -> Any:
-        """As `BdiaUpdates.call_layer`; frozen leading layers are not taped for a gradient that nobody can read."""
+        """As `BdiaUpdates.call_layer`; frozen leading layers are not recomputed if no parameter needs the gradient."""
         if place == 0 and layer.training and torch.is_grad_enabled() and "input gradients" not in self.log.told:
             self._look_at_input_gradients(layer, [*args, *kwargs.values()])
         return super().call_layer(layer, place, original, args, kwargs)

@@ -27,7 +27,7 @@ class EngagedForward:
 
     Args:
         layer: held weakly, so that a model is freed as soon as nobody has it.
-        owner: the chain that the layer belongs to; None once it is reverted inside somebody's wrapper.
+        owner: the chain that the layer belongs to; None after revert, if another library has wrapped this forward.
         place: of the layer in the chain.
         before: a `forward` that the instance had already, None for the class's.
     """

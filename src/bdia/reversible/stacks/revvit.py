@@ -60,7 +60,7 @@ class RevVitStack(BlockStack, Recomputation):
             lambda j: j // 2 in kept, self.bits, self.verify, "eager", self.log, updates_per_block=2,
             training=self.training,
         )  # fmt: skip
-        opened = OpenPass(settings, check_stream(x), lambda j, x: CouplingRule(self.bits), both=True)
+        opened = OpenPass(settings, check_stream(x), lambda j, place, x: CouplingRule(self.bits), both=True)
         if torch.is_grad_enabled():
             checks.refuse_outer_checkpoint(0)
         if len(kept) < depth:
