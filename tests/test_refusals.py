@@ -39,7 +39,7 @@ def caught(action, *arguments):
     [
         ("stack.bits=99", ["bits=99", "1 to 20", "stack.bits"]),
         ("stack.bitz=9", ["stack.bitz", "not in struct"]),
-        ("stack=nonesuch", ["stack/nonesuch", "bdia checkpoint revvit standard"]),
+        ("stack=nonesuch", ["stack/nonesuch", "bdia bdia_pretrained checkpoint revvit standard"]),
         ("gibberish", ["gibberish"]),
     ],
 )
