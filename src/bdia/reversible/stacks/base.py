@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.kernels import KERNELS
+from bdia.reversible.engine.passes import PassLog
 from bdia.reversible.engine.recompute import check_nested, kept_blocks, nested_checkpoints, saved_operations
 from bdia.reversible.stacks.engage import engaged
 
@@ -148,6 +149,27 @@ class Recomputation:
         """The settings, as a stack prints them."""
         chosen = {"memory_budget": self.memory_budget, "save": self.save, "nested": self.nested}
         return ", ".join([f"keep={self.keep}", *(f"{name}={value!r}" for name, value in chosen.items() if value)])
+
+
+class LastForward:
+    """What a reversible stack tells of its last forward, from its `log`."""
+
+    log: PassLog
+
+    @property
+    def reconstruction_error(self) -> dict[int, Tensor]:
+        """Update -> max |rebuilt - true|, once the backward ran; without a grid and with `verify`."""
+        return self.log.errors
+
+    @property
+    def side_bytes(self) -> int:
+        """Bytes of side information held for backward."""
+        return self.log.side_bytes
+
+    @property
+    def rebuilt(self) -> int:
+        """Number of streams that backward rebuilds."""
+        return self.log.rebuilt
 
 
 def check_kernel(kernel: str, prefix: str = "stack.") -> str:

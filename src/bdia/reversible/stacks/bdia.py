@@ -15,14 +15,21 @@ from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import Chain, OpenPass
 from bdia.reversible.engine.passes import PassLog, PassSettings
 from bdia.reversible.engine.recompute import saved_operations
-from bdia.reversible.stacks.base import BlockStack, Recomputation, check_kernel, check_stream, guard_blocks
+from bdia.reversible.stacks.base import (
+    BlockStack,
+    LastForward,
+    Recomputation,
+    check_kernel,
+    check_stream,
+    guard_blocks,
+)
 from bdia.reversible.stacks.calls import LayerCall, NotAStreamError, check_caches
 from bdia.reversible.stacks.engage import disengage, engage
 
 FIRST_BITS = 9  # of bits="auto", until a forward has shown the range; the paper's
 
 
-class BdiaUpdates(Recomputation):
+class BdiaUpdates(Recomputation, LastForward):
     """Settings of the BDIA update for one chain of layers, and how a pass over them is opened.
 
     Args: as in `BdiaStack`; `layers` of the chain; `batch_dim` of the stream; `prefix` of settings' names in messages.
@@ -167,21 +174,6 @@ class BdiaUpdates(Recomputation):
         if isinstance(y, Tensor) and y.requires_grad and "evaluation mode" not in self.log.told:
             y.register_hook(lambda _: checks.tell(self.log.told, checks.EVALUATION))
         return out
-
-    @property
-    def reconstruction_error(self) -> dict[int, Tensor]:
-        """Of the last forward: update -> max |rebuilt - true|, without a grid and with `verify`."""
-        return self.log.errors
-
-    @property
-    def side_bytes(self) -> int:
-        """Bytes of side information that the last forward stored."""
-        return self.log.side_bytes
-
-    @property
-    def rebuilt(self) -> int:
-        """Number of streams that the backward of the last forward rebuilds."""
-        return self.log.rebuilt
 
 
 class BdiaStack(BlockStack, BdiaUpdates):

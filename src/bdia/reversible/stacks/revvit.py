@@ -12,12 +12,12 @@ from bdia.reversible.arithmetic.rules import CouplingRule
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import OpenPass
 from bdia.reversible.engine.passes import PassLog, PassSettings
-from bdia.reversible.stacks.base import BlockStack, Recomputation, check_stream
+from bdia.reversible.stacks.base import BlockStack, LastForward, Recomputation, check_stream
 from bdia.reversible.stacks.branches import branches
 from bdia.reversible.stacks.calls import check_caches
 
 
-class RevVitStack(BlockStack, Recomputation):
+class RevVitStack(BlockStack, Recomputation, LastForward):
     """RevViT: y1 = x1 + Attn(x2), y2 = x2 + MLP(y1), both streams start as x.
 
     As one sequence of states z: z_{j+1} = z_{j-1} + branch_j(z_j), attention and MLP in turn. The branches are called,
@@ -71,21 +71,6 @@ class RevVitStack(BlockStack, Recomputation):
                 x_prev, x_curr = x_curr, opened.layer(partial(_call, branch, args, kwargs), x_curr, block)
         opened.streams.end_forward()
         return torch.cat([x_prev, x_curr], dim=-1) if self.merge == "concat" else (x_prev + x_curr) / 2
-
-    @property
-    def reconstruction_error(self) -> dict[int, Tensor]:
-        """Of the last forward: update -> max |rebuilt - true|, without a grid and with `verify`."""
-        return self.log.errors
-
-    @property
-    def side_bytes(self) -> int:
-        """Bytes of side information: none."""
-        return self.log.side_bytes
-
-    @property
-    def rebuilt(self) -> int:
-        """Number of streams that the backward of the last forward rebuilds."""
-        return self.log.rebuilt
 
     def extra_repr(self) -> str:
         """Show the settings when printed."""
