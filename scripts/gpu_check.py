@@ -238,7 +238,7 @@ def synchronisations() -> list[dict[str, Any]]:
                 result = run()
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        return sum("synchronizing" in str(entry.message) for entry in caught), result
+        return sum("called a synchronizing" in str(entry.message) for entry in caught), result
 
     once, _ = count(torch.ones(2, device="cuda").tolist)  # one read may warn several times
     rows = []
