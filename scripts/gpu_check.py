@@ -1,4 +1,4 @@
-"""Memory and time of a forward and backward on one GPU. Run: python scripts/gpu_check.py --out results/gpu
+"""Memory and time of a forward and backward on one GPU. Run: python scripts/gpu_check.py --out results/gpu/h100
 
 Two models: a Llama-like Hugging Face decoder made reversible by `bdia.convert`, trained in full and with matrices added
 as in LoRA, and the paper's ViT on its stacks. No optimizer step. Memory is what torch's allocator counts above weights
