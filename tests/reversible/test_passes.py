@@ -10,6 +10,7 @@ from torch import nn
 
 from bdia.reversible import BdiaStack, Constant, GridOverflowError, ReversibilityError, RevVitStack, TwoPoint
 from bdia.reversible.arithmetic.reference import reference_forward
+from bdia.reversible.engine.layers import OpenPass
 from bdia.reversible.engine.passes import Pass
 
 REVERSIBLE = {
@@ -461,12 +462,16 @@ def test_a_forward_without_a_backward_is_released_without_the_garbage_collector(
     def passes():
         return sum(type(o) is Pass for o in gc.get_objects())
 
+    def open_passes():
+        return sum(type(o) is OpenPass for o in gc.get_objects())
+
     gc.collect()
     gc.disable()
     try:
         before = passes()
         out = stack(x)
         held = passes()
+        assert open_passes() == 0  # it ended with the forward; a cycle would wait for the collector
         del out
         assert (held, passes()) == (before + 1, before)
     finally:

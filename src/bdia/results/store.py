@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bdia.results.record import RecordError, RunRecord
 
-NOT_EXPERIMENTS = ("tables", "bench", "finetune_gamma")  # folders beside the experiments that hold other things
+NOT_EXPERIMENTS = ("tables", "bench", "finetune_gamma", "gpu")  # folders beside the experiments that hold other things
 
 
 def record_path(record: RunRecord, root: Path | str) -> Path:

@@ -107,10 +107,11 @@ class OpenPass:
     def _hand_out(self, x: Tensor) -> Tensor:
         x = x.to(self._dtype)
         self._memory, self._has_gradient = _memory(x), x.requires_grad
-        self._handed = weakref.ref(x, lambda _: self._forget())
+        mine = weakref.ref(self)  # the callback must not keep the pass alive
+        self._handed = weakref.ref(x, lambda _: _forget(mine()))
         return x
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Let go of the graph and of the streams: nobody has the tensor any more that would go on."""
         self._handle_prev = self.streams = None
 
@@ -132,6 +133,11 @@ class OpenPass:
         if self._handed() is not None and x.untyped_storage()._cdata == storage:
             return "the stream is changed in place between two layers"
         return "something is computed from the stream between two layers"
+
+
+def _forget(opened: OpenPass | None) -> None:
+    if opened is not None:
+        opened.forget()
 
 
 def _memory(x: Tensor) -> tuple[object, ...]:
