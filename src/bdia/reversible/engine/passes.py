@@ -296,7 +296,7 @@ class Pass:
                 checks.tell(self.settings.log.told, checks.EVALUATION)
 
     def _finish(self) -> None:
-        """Run by autograd when the backward ends: two reads from the device, range and sums, then release the states."""
+        """Run by autograd when the backward ends: read range and sums from the device, then release the states."""
         for update in (self._running or {}).values():
             update.release()
         self._running = None
