@@ -91,7 +91,7 @@ def test_a_forward_that_the_instance_had_is_what_the_layer_computes_and_is_resto
 def test_a_report_says_what_was_found_and_what_a_step_freed():
     model, x = LoopModel(6), make_tokens()
     report = bdia.convert(model, gamma="1/4")
-    assert "layers: 6 layers, gamma=TwoPoint(1/4" in repr(report) and "no training step yet" in repr(report)
+    assert "layers: 6 layers, gamma=TwoPoint(1/4" in repr(report) and "nothing freed yet" in repr(report)
     step(model, x)
     stream = x.numel() * 4
     assert report.freed_bytes == {"layers": stream - 2 * x.numel() // 8}  # two bits an activation at 1/4
@@ -137,6 +137,41 @@ def test_layers_are_named_by_one_name_by_several_or_by_a_pattern():
     assert list(bdia.convert(Tower(), layers="stages.*").chains) == ["stages.0", "stages.1"]
     with pytest.raises(ValueError, match=r"layers='layer': no module of that name.*encoder\.layers \(4 x TinyBlock\)"):
         bdia.convert(Tower(), layers="layer")
+
+
+def test_single_layers_are_one_chain_in_the_order_of_their_names():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.third = make_blocks(3, 0.1)
+
+        def forward(self, x):
+            return self.third(self.second(self.first(x)))
+
+    names, x = ["first", "second", "third"], make_tokens()
+    found, stored = Named(), Named()
+    report = bdia.convert(found, layers=names)
+    bdia.convert(stored, layers=names, backward="stored")
+    assert report.chains == {"first, second, third": 3}
+    assert_bit_equal(step(found, x), step(stored, x))
+    assert report.side_bytes["first, second, third"] == 2 * x.numel() // 8
+
+
+def test_what_can_t_be_called_as_a_layer_and_what_is_no_name_is_refused():
+    model = nn.ModuleDict({"layers": nn.ModuleList(nn.ModuleList(make_blocks(2)) for _ in range(3))})
+    for name in ("layers", ""):
+        with pytest.raises(ValueError, match=r"holds no layer that a model could call.*Name one with layers="):
+            bdia.convert(nn.ModuleDict({"net": model}), layers=f"net.{name}".strip("."))
+    with pytest.raises(ValueError, match=r"layers=ModuleList: wanted names, such as layers='model\.layers'"):
+        bdia.convert(model, layers=model["layers"])
+    with pytest.raises(TypeError, match=r"model='gpt2': wanted a torch\.nn\.Module"):
+        bdia.convert("gpt2")
+    with pytest.raises(ValueError, match="batch_dim=-1: wanted a dimension of the stream"):
+        bdia.convert(LoopModel(), batch_dim=-1)
+    deep = LoopModel()
+    bdia.convert(deep, batch_dim=7)
+    with pytest.raises(TypeError, match=r"batch_dim=7: the stream has the shape \(2, 5, 16\)"):
+        deep(make_tokens())
 
 
 def test_a_model_without_a_chain_is_refused_with_the_candidates():
@@ -185,13 +220,13 @@ def test_a_layer_that_changes_the_shape_becomes_an_ordinary_one_and_says_so():
         made.layers[2] = Halves(D, 0.1)
         return made
 
-    with pytest.warns(EngineWarning, match=r"layer 2 \(Halves\) of layers changes the shape of the stream"):
+    with pytest.warns(EngineWarning, match=r"layer 2 \(Halves\) of layers returned no tensor of its first argument"):
         torch.manual_seed(0)
         found = model()
         report = bdia.convert(found, layers="layers")
         first = step(found, make_tokens())
     torch.manual_seed(0)
-    with pytest.warns(EngineWarning, match="changes the shape"):
+    with pytest.warns(EngineWarning, match="returned no tensor"):
         assert_bit_equal(first, step(_stored(model(), layers="layers"), make_tokens()))
     assert report.side_bytes["layers"] > 0
 
@@ -326,6 +361,34 @@ def test_statistics_and_other_buffers_are_updated_once():
     assert_bit_equal(step(found, x), step(wanted, x))
     assert all(torch.equal(*pair) for pair in zip(found.buffers(), wanted.buffers(), strict=True))
     assert found.layers[1].calls == 1 and found.layers[1].batch_norm.num_batches_tracked == 1
+
+
+class OwnState(TinyBlock):
+    """Changes a frozen parameter, a plain tensor or a number in every run; its output does not depend on it."""
+
+    def __init__(self, kind):
+        super().__init__(D)
+        self.kind, self.count, self.plain = kind, 0, torch.zeros(D)
+        self.frozen = nn.Parameter(torch.zeros(D), requires_grad=False)
+
+    def forward(self, x):
+        with torch.no_grad():
+            if self.kind == "count":
+                self.count += 1
+            else:
+                getattr(self, self.kind).add_(x.mean((0, 1)))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", ["count", "plain", "frozen"])
+def test_state_that_the_second_run_changes_again_is_told_once_by_name(kind):
+    model = LoopModel(3)
+    model.layers = nn.ModuleList([OwnState(kind) for _ in range(3)])
+    bdia.convert(model)
+    with pytest.warns(EngineWarning, match=rf"own state: OwnState\.{kind} was changed again.*in a buffer") as caught:
+        step(model, make_tokens())
+        step(model, make_tokens())
+    assert len(caught) == 1
 
 
 # --- evaluation, caches ---

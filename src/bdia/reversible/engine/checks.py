@@ -127,3 +127,11 @@ def short_pass(why: str) -> str:
 def own_grid(bits: int, prefix: str) -> str:
     """Say that each process chose a grid of its own."""
     return f"own grid: this process chose {prefix}bits={bits} from its own batch. Give the number, so that all have one"
+
+
+def own_state(name: str) -> str:
+    """Say that a block's second run changed something of the block's that only the first should change."""
+    return (
+        f"own state: {name} was changed again when backward recomputed its layer, so it counts every step twice. Keep "
+        "it in a buffer, which is put back, or train with backward=stored"
+    )

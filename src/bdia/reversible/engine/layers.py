@@ -84,7 +84,7 @@ class OpenPass:
         handle = handle_prev if k == 0 and handle_prev is not None else Handle.apply(x)  # x_{-1} = x_0: one handle
         flag = _Flag()
         differs = (lambda wrong: pass_.note_difference(k, wrong)) if pass_.settings.verify else None
-        around = recompute_contexts(block, self._operators if recomputed else (), differs)
+        around = recompute_contexts(block, self._operators if recomputed else (), differs, pass_.settings.log.told)
 
         def region(handle_prev: Tensor | None, handle: Tensor) -> Tensor:
             again = flag.active

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
+from bdia.reversible.engine.checks import own_state, tell
 from bdia.reversible.engine.kernels import bit_sum
 
 # Names of operations whose outputs can be saved inside a recomputed block, below the level of modules.
@@ -64,7 +65,10 @@ def saved_operations(names: Sequence[str], prefix: str = "stack.") -> list[Any]:
 
 
 def recompute_contexts(
-    block: nn.Module | None, operators: Collection[Any], differs: Callable[[Tensor], None] | None = None
+    block: nn.Module | None,
+    operators: Collection[Any],
+    differs: Callable[[Tensor], None] | None = None,
+    told: set[str] | None = None,
 ) -> Contexts:
     """Return what to enter around a block the first time, and when it is recomputed.
 
@@ -73,11 +77,12 @@ def recompute_contexts(
         operators: torch's, see `saved_operations`; the second run reuses their outputs.
         differs: called with a 0-dim bool for each input of those operators; None: they are not compared. Without the
             comparison, a change before a kept output would not be noticed.
+        told: what the user was warned of already; None: nothing is told.
     """
     if not (operators and torch.is_grad_enabled()):
-        return contextlib.nullcontext(), _Recomputation(contextlib.nullcontext(), block)
+        return contextlib.nullcontext(), _Recomputation(contextlib.nullcontext(), block, told)
     kept = _KeptOutputs(frozenset(operators), differs)
-    return _Keep(kept), _Recomputation(_Reuse(kept), block)
+    return _Keep(kept), _Recomputation(_Reuse(kept), block, told)
 
 
 class _KeptOutputs:
@@ -142,27 +147,52 @@ class _Reuse(_Watch):
 class _Recomputation(contextlib.AbstractContextManager):
     """Around a block's second run, or third: a context, and throw-away copies of its buffers.
 
-    The first run has updated the real ones, such as a batch norm's statistics. Buffers of more than BUFFER_ELEMENTS
-    values (quantised weights) are left in place.
+    The first run has updated the real ones, such as a batch norm's statistics. Other state that the second run changes
+    (a frozen parameter, an attribute, a buffer of more than BUFFER_ELEMENTS values) is told.
     """
 
-    def __init__(self, context: contextlib.AbstractContextManager, block: nn.Module | None) -> None:
-        self._context, self._block = context, block
+    def __init__(
+        self, context: contextlib.AbstractContextManager, block: nn.Module | None, told: set[str] | None
+    ) -> None:
+        self._context, self._block, self._told = context, block, told
         self._real: list[tuple[nn.Module, str, Tensor]] = []
+        self._state: dict[str, object] = {}
 
     def __enter__(self) -> None:
-        modules = () if self._block is None else self._block.modules()
-        buffers = ((m, name, buffer) for m in modules if m.training for name, buffer in m._buffers.items())
+        modules = [] if self._block is None else [module for module in self._block.modules() if module.training]
+        buffers = ((module, name, buffer) for module in modules for name, buffer in module._buffers.items())
         self._real = [(m, name, b) for m, name, b in buffers if b is not None and b.numel() <= BUFFER_ELEMENTS]
         for module, name, buffer in self._real:
             module._buffers[name] = buffer.clone()
+        self._state = _own_state(modules)
         self._context.__enter__()
 
     def __exit__(self, *error: Any) -> None:
         self._context.__exit__(*error)
         for module, name, buffer in self._real:
             module._buffers[name] = buffer
-        self._real = []
+        changed = next((name for name, is_same in self._state.items() if not is_same()), None)
+        if changed is not None and self._told is not None:
+            tell(self._told, own_state(changed))
+        self._real, self._state = [], {}
+
+
+def _own_state(modules: Sequence[nn.Module]) -> dict[str, Callable[[], bool]]:
+    """Return, by name, whether a number or a tensor that the modules hold beside weights and buffers is as it was."""
+    state: dict[str, Callable[[], bool]] = {}
+    for module in modules:
+        kind = type(module).__name__
+        frozen = ((n, p) for n, p in module._parameters.items() if p is not None and not p.requires_grad)
+        large = ((n, b) for n, b in module._buffers.items() if b is not None and b.numel() > BUFFER_ELEMENTS)
+        plain = ((n, v) for n, v in module.__dict__.items() if isinstance(v, Tensor | int | float))
+        for name, value in (*frozen, *large, *plain):
+            if isinstance(value, Tensor):
+                version = None if value.is_inference() else value._version
+                if version is not None:
+                    state[f"{kind}.{name}"] = lambda value=value, version=version: value._version == version
+            elif name != "training":
+                state[f"{kind}.{name}"] = lambda m=module, name=name, value=value: m.__dict__.get(name) == value
+    return state
 
 
 def check_nested(blocks: Sequence[nn.Module], names: Sequence[str], prefix: str = "stack.") -> tuple[str, ...]:

@@ -136,7 +136,7 @@ class BdiaUpdates(Recomputation, LastForward):
         training = layer.training
         if not (training or self.quantize_eval or self.eval_gamma):
             return self._plain(original, args, kwargs)
-        call = LayerCall(original, args, kwargs, self.prefix, self.stream_dtype)
+        call = LayerCall(original, args, kwargs, self.prefix, self.stream_dtype, self.batch_dim)
         flows = training and torch.is_grad_enabled()
         recomputes = self.backward == "reversible" and flows
         if flows:

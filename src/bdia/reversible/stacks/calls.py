@@ -29,6 +29,7 @@ class LayerCall:
         kwargs: dict,
         prefix: str,
         stream_dtype: Callable[[Tensor], torch.dtype],
+        batch_dim: int,
     ) -> None:
         self._original, self._args, self._kwargs, self._prefix = original, args, dict(kwargs), prefix
         self._name: str | None = None
@@ -45,6 +46,8 @@ class LayerCall:
                 f"{_describe(original)} was called with {seen} in the place of its residual "
                 "stream: the stream must be the first argument; name another chain with layers="
             )
+        if stream.dim() <= batch_dim:
+            raise TypeError(f"batch_dim={batch_dim}: the stream has the shape {tuple(stream.shape)}")
         self.dtype = stream_dtype(stream)
         self._stream = [stream]
 

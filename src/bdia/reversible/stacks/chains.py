@@ -16,8 +16,8 @@ def find_chains(model: nn.Module, layers: str | Sequence[str] | None = None) -> 
     """Return the chains of a model, named by their paths in it.
 
     Args:
-        layers: names of lists of layers, or of one layer that is called several times; "encoder.stages.*.blocks"
-            stands for all that match. None: look for them.
+        layers: names of lists of layers; of one layer that is called several times; of several single layers in the
+            order of their calls. "encoder.stages.*.blocks" stands for all that match. None: look for them.
     Raises:
         ValueError: no such module; nothing found, or two chains that lie in each other.
     """
@@ -25,10 +25,17 @@ def find_chains(model: nn.Module, layers: str | Sequence[str] | None = None) -> 
         found = list(_walk(model, ""))
         found = [spec for spec in found if all(map(_has_norm, spec.layers))] or found
     else:
-        found = [spec for name in ([layers] if isinstance(layers, str) else layers) for spec in _named(model, name)]
+        names = [layers] if isinstance(layers, str) else layers
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"layers={type(layers).__name__}: wanted names, such as layers='model.layers'")
+        found = [spec for name in names for spec in _named(model, name)]
+        if len(found) > 1 and all(
+            len(spec.layers) == 1 for spec in found
+        ):  # single layers, in the order of their calls
+            found = [ChainSpec(", ".join(spec.name for spec in found), [spec.layers[0] for spec in found])]
     if not found:
         raise ValueError(_nothing_found(model))
-    names = [spec.name for spec in found]
+    names = [name for spec in found for name in spec.name.split(", ")]
     for name in names:
         if names.count(name) > 1 or any(name.startswith(f"{other}.") for other in names):
             raise ValueError(f"layers={names}: {name} stands twice, or lies in another chain; name only one of them")
@@ -118,8 +125,10 @@ def _named(model: nn.Module, name: str) -> Iterator[ChainSpec]:
     for match in matches:
         module = modules[match]
         members = list(module.children()) if isinstance(module, CONTAINERS) else [module]
-        if not members:
-            raise ValueError(f"layers={name!r}: {match} holds no layer")
+        if not members or any(isinstance(member, nn.ModuleList | nn.ModuleDict) for member in members):
+            raise ValueError(
+                f"layers={name!r}: {match} holds no layer that a model could call, but lists. {_candidates(model)}"
+            )
         yield ChainSpec(match, members)
 
 

@@ -60,15 +60,16 @@ class ConvertedChain(BdiaUpdates):
         """Let a layer that changes the stream's shape be an ordinary one, and say so."""
         disengage(layer)
         warnings.warn(
-            f"layer {place} ({type(layer).__name__}) of {self.name} changes the shape of the stream: it runs as an "
-            "ordinary layer and stores its activations",
+            f"layer {place} ({type(layer).__name__}) of {self.name} returned no tensor of its first argument's shape, "
+            "so that is no residual stream: it runs as an ordinary layer and stores its activations",
             checks.EngineWarning,
             stacklevel=2,
         )
         return original(*args, **kwargs)
 
     def __repr__(self) -> str:
-        return f"{self.name}: {self.layers} layers, gamma={self.gamma}, bits={self.bits}, {self.shown()}"
+        settings = f"gamma={self.gamma}, bits={self.bits}, {self.shown()}, batch_dim={self.batch_dim}"
+        return f"{self.name}: {self.layers} layers, {settings}"
 
 
 INPUT_GRADIENTS_OFF = (
@@ -131,7 +132,7 @@ class Conversion:
         lines = []
         for chain in self._chains:
             freed = self.freed_bytes[chain.name]
-            last = f"{freed:,} bytes freed per layer at the last input" if freed else "no training step yet"
+            last = f"{freed:,} bytes freed per layer at the last input" if freed else "nothing freed yet"
             lines.append(f"  {chain!r}; {last}")
         return "\n".join(["converted to BDIA (bdia.revert undoes it):", *lines])
 
@@ -169,7 +170,8 @@ def convert(
             on 9 bits.
         keep: number of trailing layers that keep their activations, or the indices of the layers that do.
         backward: "reversible" drops and rebuilds the streams; "stored" keeps every activation (same bits).
-        layers: names of the lists of layers, such as "model.layers"; None looks for them.
+        layers: name of the list of layers, such as "model.layers", or names of several lists, or of single layers in
+            the order of their calls; None looks for them. Layers should be residual, y = x + f(x).
         pretrained: the weights were trained without BDIA: take the defaults for fine-tuning.
         calibration: a batch for bits="auto": a mapping or tuple of the model's arguments, or its one argument. It runs
             once, in eval() and without gradients.
@@ -186,6 +188,10 @@ def convert(
         >>> bdia.convert(model).chains
         {'layers': 4}
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={model!r}: wanted a torch.nn.Module")
+    if batch_dim is not None and (not isinstance(batch_dim, int) or batch_dim < 0):
+        raise ValueError(f"batch_dim={batch_dim!r}: wanted a dimension of the stream, 0 or more")
     if any(engaged(module) is not None for module in model.modules()):
         raise ValueError(f"{type(model).__name__} is converted already: call bdia.revert(model) first")
     if any(isinstance(module, BdiaStack) for module in model.modules()):
