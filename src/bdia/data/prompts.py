@@ -9,8 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from bdia.data.buckets import BucketLoader, TokenTable
-from bdia.data.errors import DataCorruptError
-from bdia.data.splits import SPLITS, Pair, Pairs
+from bdia.data.splits import SPLITS, Pair, Pairs, load_pairs
 from bdia.data.text_module import TextDataModule
 from bdia.data.tokenizer import END_OF_DOCUMENT, TokenizerBuilder
 
@@ -103,11 +102,7 @@ class PromptDataModule(TextDataModule):
         """
         if self.pairs:
             return
-        pairs = self.source.load(self.data_dir)
-        for split in SPLITS:
-            if not pairs[split]:
-                keys = "data.source's sizes or fractions"
-                raise DataCorruptError(f"the {split} split of {type(self.source).__name__} is empty: change {keys}")
+        pairs = load_pairs(self.source, self.data_dir)
         texts = (f"{prompt}{self.separator} {sentence}" for prompt, sentence in pairs["train"])
         self.tokenizer = self.builder.build(texts, [END_OF_DOCUMENT], self.data_dir)
         if self.tokenizer.token_to_id(END_OF_DOCUMENT) is None:

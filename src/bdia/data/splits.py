@@ -1,6 +1,8 @@
 """Splits in which no sentence of a pair, and no document, is in two parts."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -8,11 +10,34 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from bdia.data.documents import Document, digest
+from bdia.data.errors import DataCorruptError
 from bdia.data.loader import seeded_generator
 
 Pair = tuple[str, str]  # source sentence, target sentence
 Pairs = dict[str, list[Pair]]  # by split: "train", "val", "test"
 SPLITS = ("train", "val", "test")
+
+
+class LoadsPairs(Protocol):
+    """A source of pairs, whatever they are pairs of."""
+
+    def load(self, data_dir: Path) -> Pairs:
+        """Return the pairs of "train", "val" and "test"."""
+        ...
+
+
+def load_pairs(source: LoadsPairs, data_dir: Path) -> Pairs:
+    """Return the pairs of a source.
+
+    Raises:
+        DataCorruptError: a split is empty, besides what the source raises.
+    """
+    pairs = source.load(data_dir)
+    for split in SPLITS:
+        if not pairs[split]:
+            keys = "data.source's sizes or fractions"
+            raise DataCorruptError(f"the {split} split of {type(source).__name__} is empty: change {keys}")
+    return pairs
 
 
 def check_fractions(val_fraction: float, test_fraction: float, keys: str = "data.source") -> None:

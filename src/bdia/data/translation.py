@@ -7,9 +7,8 @@ import torch
 from tokenizers import Tokenizer
 
 from bdia.data.buckets import PAD_ID, BucketLoader, TokenTable
-from bdia.data.errors import DataCorruptError
 from bdia.data.pairs import PairSource
-from bdia.data.splits import SPLITS, Pair, Pairs
+from bdia.data.splits import SPLITS, Pair, Pairs, load_pairs
 from bdia.data.text_module import TextDataModule
 from bdia.data.tokenizer import BOS, EOS, PAD, TokenizerBuilder
 
@@ -73,11 +72,7 @@ class TranslationDataModule(TextDataModule):
         """
         if self.pairs:
             return
-        pairs = self.source.load(self.data_dir)
-        for split in SPLITS:
-            if not pairs[split]:
-                keys = "data.source's sizes or fractions"
-                raise DataCorruptError(f"the {split} split of {type(self.source).__name__} is empty: change {keys}")
+        pairs = load_pairs(self.source, self.data_dir)
         self.tokenizer = self._build_tokenizer(pairs["train"])
         self.encoded = {split: _encode(self.tokenizer, pairs[split]) for split in SPLITS}
         self.pairs = {**pairs, "train": self._drop_long(pairs["train"])}

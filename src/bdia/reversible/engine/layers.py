@@ -69,9 +69,9 @@ class OpenPass:
 
         Args:
             call: x_k -> y_k; runs again in backward unless the layer keeps its activations.
-            place: of the layer in its chain; None: layers are called in order.
             x: x_k as the caller has it; its values are the pass's.
             block: the module that `call` runs, for what a second run must not touch.
+            place: of the layer in its chain; None: layers are called in order.
         Returns:
             x_{k+1}, in the dtype that streams are handed out in.
         """

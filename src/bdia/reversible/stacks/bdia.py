@@ -235,9 +235,9 @@ class BdiaStack(BlockStack, BdiaUpdates):
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """(B, T, D) -> (B, T, D) float32, on the grid."""
         checks.refuse_transforms()
-        opened = self.open_pass(check_stream(x), self.training)
         if torch.is_grad_enabled():
             checks.refuse_outer_checkpoint(0)
+        opened = self.open_pass(check_stream(x), self.training)
         if not all(map(opened.settings.keeps, range(len(self)))):
             check_caches(args, kwargs, self.prefix)
         for k, block in enumerate(self.blocks):
