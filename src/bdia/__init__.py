@@ -1,19 +1,34 @@
 """BDIA-transformer: exact bit-level reversible training of standard transformers (arXiv 2407.09093)."""
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-# Public name -> its module. Each is imported when it is asked for: `import bdia` loads no torch.
+
+class BdiaError(Exception):
+    """Base of every error that a user of the package can cause; its text says what to do."""
+
+
+def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a package's `__getattr__` (PEP 562), which imports the module of a public name when it is asked for.
+
+    Args:
+        package: the package's `__name__`.
+        modules: public name -> its module, relative to the package (".cifar") or absolute.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(modules[name], package), name)
+
+    return __getattr__
+
+
 _MODULES = {
     **dict.fromkeys(("BdiaStack", "TwoPoint", "convert", "register_adapter", "revert"), "bdia.reversible"),
     "export": "bdia.export",
 }
 
-__all__ = ["BdiaStack", "TwoPoint", "convert", "export", "register_adapter", "revert"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import the module of a public name (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+__all__ = ["BdiaError", "BdiaStack", "TwoPoint", "convert", "export", "lazy_names", "register_adapter", "revert"]
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bdia.data.module import DataModule
 from bdia.progress import ProgressBar
+from bdia.results.renamed import with_public_names
 from bdia.tasks import Task
 
 # What Lightning says of normal runs here: a run's folder holds its config and checkpoint, short epochs are meant.
@@ -77,10 +78,15 @@ def load_run(checkpoint: Path) -> Task:
     for path in (checkpoint, config):
         if not path.is_file():
             raise FileNotFoundError(f"checkpoint={checkpoint}: {path} was not found; wanted <run folder>/final.ckpt")
-    cfg = OmegaConf.load(config)
+    cfg = _saved_config(config)
     if "weights" in cfg.model.net:
         cfg.model.net.weights = None  # where training started from; the checkpoint has what it led to
     return load_task(cfg, checkpoint, *_saved_arguments(cfg, checkpoint.parent / "tokenizer.json"))
+
+
+def _saved_config(path: Path) -> DictConfig:
+    """Read the config beside a checkpoint, in today's names."""
+    return OmegaConf.create(with_public_names(OmegaConf.to_container(OmegaConf.load(path), resolve=False)))
 
 
 def load_task(
@@ -117,7 +123,7 @@ def _saved_arguments(cfg: DictConfig, tokenizer_file: Path) -> tuple[dict[str, A
 
 def image_preprocessing(checkpoint: Path) -> dict[str, Any]:
     """Return `mean` and `std` per channel and `label_names` of the images that a run was trained on; {} for text."""
-    cfg = OmegaConf.load(checkpoint.parent / "config.yaml")
+    cfg = _saved_config(checkpoint.parent / "config.yaml")
     if get_class(cfg.data._target_).kind != "images":
         return {}
     data = build_data(cfg)

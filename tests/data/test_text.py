@@ -417,7 +417,7 @@ def test_a_fit_resumed_in_mid_epoch_sees_the_batches_of_the_uninterrupted_fit(ma
 
 
 TEXT_CONFIGS = sorted(
-    path.stem for path in (CONFIGS / "data").glob("*.yaml") if "bdia.data.text.TokenDataModule" in path.read_text()
+    path.stem for path in (CONFIGS / "data").glob("*.yaml") if "bdia.data.TokenDataModule" in path.read_text()
 )
 
 

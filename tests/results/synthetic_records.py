@@ -22,7 +22,7 @@ def make_config(stack: dict[str, Any] = STANDARD, seed: int = 0, data: str = "ci
     return {
         "seed": seed,
         "experiment": "table1_cifar10_cpu",
-        "data": {"_target_": "bdia.data.cifar.CifarDataModule", "name": data} | DATA,
+        "data": {"_target_": "bdia.data.CifarDataModule", "name": data} | DATA,
         "model": {"_target_": "bdia.tasks.ImageClassification", "net": net | {"stack": stack}},
         "stack": stack,
         "optimizer": {"_target_": "bdia.optim.SetAdam", "_partial_": True, "lr": 1e-4},
@@ -81,16 +81,16 @@ SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
 TEXT_DATA = {
     "data_dir": "data",
     "seed": 0,
-    "tokenizer": {"_target_": "bdia.data.tokenizer.CorpusBpe", "vocab_size": 8000},
+    "tokenizer": {"_target_": "bdia.data.CorpusBpe", "vocab_size": 8000},
 }
-TRANSLATION_DATA = {"_target_": "bdia.data.translation.TranslationDataModule", "token_budget": 4096}
-LANGUAGE_DATA = {"_target_": "bdia.data.text.TokenDataModule", "batch_size": 8}
+TRANSLATION_DATA = {"_target_": "bdia.data.TranslationDataModule", "token_budget": 4096}
+LANGUAGE_DATA = {"_target_": "bdia.data.TokenDataModule", "batch_size": 8}
 
 
 def make_text_record(task: str, stack: dict[str, Any], metrics: list[Metric], **changes: Any) -> RunRecord:
     """Return the record of a run of "Translation" or "LanguageModeling"; `dropout` sets the model's."""
-    hub = {"_target_": "bdia.data.hub.HubPairs", "name": "Helsinki-NLP/opus_books"}
-    files = {"_target_": "bdia.data.documents.TextFiles", "paths": ["text/sample.txt"]}
+    hub = {"_target_": "bdia.data.HubPairs", "name": "Helsinki-NLP/opus_books"}
+    files = {"_target_": "bdia.data.TextFiles", "paths": ["text/sample.txt"]}
     net = {"width": 64, "dropout": changes.pop("dropout", 0.1), "stack": stack}
     if task == "Translation":
         net |= {"_target_": "bdia.models.Seq2SeqTransformer", "encoder_depth": 2, "decoder_depth": 2}

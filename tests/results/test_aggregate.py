@@ -92,9 +92,9 @@ def test_where_text_lies_does_not_separate_variants_but_tokenizer_and_source_do(
     assert labels([make(), make(data_dir="elsewhere", cache_dir="tokens")]) == ["standard"]
     source = make().config["data"]["source"]
     assert labels([make(), make(source=source | {"cache_dir": "elsewhere"})]) == ["standard"]
-    larger = {"_target_": "bdia.data.tokenizer.CorpusBpe", "vocab_size": 16000}
+    larger = {"_target_": "bdia.data.CorpusBpe", "vocab_size": 16000}
     assert labels([make(), make(tokenizer=larger)]) == ["standard, vocab_size 8000", "standard, vocab_size 16000"]
-    found = labels([make(), make(tokenizer={"_target_": "bdia.data.tokenizer.Bytes"})])
+    found = labels([make(), make(tokenizer={"_target_": "bdia.data.Bytes"})])
     assert found == ["standard, tokenizer Bytes", "standard, tokenizer CorpusBpe"]
 
 

@@ -100,7 +100,7 @@ def test_single_runs_have_no_standard_error():
 
 @pytest.mark.parametrize(("accuracy", "outcome"), [(61.0, ": holds in the means;"), (59.0, ": does not hold;")])
 def test_on_data_without_published_figures_the_claim_is_tested(accuracy, outcome):
-    digits = {"_target_": "bdia.data.digits.DigitsDataModule", "batch_size": 64}
+    digits = {"_target_": "bdia.data.DigitsDataModule", "batch_size": 64}
     records = [make_record(), make_record(BDIA, at=1, metrics=make_metrics(accuracy))]
     for record in records:
         record.config["data"] = digits

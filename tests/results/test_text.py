@@ -167,7 +167,7 @@ def test_a_standard_stack_with_less_dropout_or_other_data_is_no_rival():
 def test_images_without_published_figures_are_judged_by_accuracy_still():
     records = make_study()
     for record in records:
-        record.config["data"] = {"_target_": "bdia.data.digits.DigitsDataModule"}
+        record.config["data"] = {"_target_": "bdia.data.DigitsDataModule"}
     (line,) = verdicts(only(records))
     assert "BDIA > standard" in line
 
@@ -184,10 +184,10 @@ def test_the_vits_setting_is_not_held_against_text():
 @pytest.mark.parametrize(
     ("source", "name"),
     [
-        ({"_target_": "bdia.data.hub.HubPairs", "name": "Helsinki-NLP/opus_books"}, "Helsinki-NLP/opus_books"),
-        ({"_target_": "bdia.data.pairs.ParallelFiles", "folder": "multi30k", "files": {}}, "multi30k"),
-        ({"_target_": "bdia.data.documents.TextFiles", "paths": ["/home/someone/books/a.txt"]}, "books/a.txt"),
-        ({"_target_": "bdia.data.numbers.Numbers", "train": 6000}, "Numbers"),
+        ({"_target_": "bdia.data.HubPairs", "name": "Helsinki-NLP/opus_books"}, "Helsinki-NLP/opus_books"),
+        ({"_target_": "bdia.data.ParallelFiles", "folder": "multi30k", "files": {}}, "multi30k"),
+        ({"_target_": "bdia.data.TextFiles", "paths": ["/home/someone/books/a.txt"]}, "books/a.txt"),
+        ({"_target_": "bdia.data.Numbers", "train": 6000}, "Numbers"),
     ],
 )
 def test_text_is_named_by_its_source(source, name):

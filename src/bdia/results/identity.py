@@ -8,14 +8,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bdia.results.renamed import with_hashed_names
+
 
 def config_sha256(config: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the config as canonical JSON (sorted keys), so that key order does not matter.
 
+    Classes count under the names that they had when the hash was introduced (`bdia.results.renamed`).
+
     Raises:
         ValueError: the config holds NaN or infinity, which JSON cannot write.
     """
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    named = with_hashed_names(config)
+    text = json.dumps(named, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -5,6 +5,8 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from bdia.results.renamed import with_public_names
+
 SCHEMA = 1
 STATUSES = ("ok", "failed", "oom", "interrupted")
 SPLITS = ("train", "val", "test", None)
@@ -96,7 +98,7 @@ class RunRecord:
 
     Args:
         git: {"sha": str, "dirty": bool}, see `git_state`.
-        config: the fully resolved config as plain dicts, lists and scalars.
+        config: the fully resolved config as plain dicts, lists and scalars; read from a file, with public class names.
         device: {"name", "count", "torch", "cuda", ...}.
         wall_s: seconds from start to end, whatever the status.
         error: the reason where status is not "ok", else None.
@@ -208,7 +210,8 @@ def _from_mapping(cls: type[RunRecord], raw: Any) -> RunRecord:
     if not isinstance(raw["metrics"], list):
         raise RecordError(f"metrics: saw {type(raw['metrics']).__name__}, want a list")
     metrics = [_read_metric(row, f"metrics[{index}]") for index, row in enumerate(raw["metrics"])]
-    return cls(**{**raw, "metrics": metrics})
+    config = with_public_names(raw["config"]) if isinstance(raw["config"], dict) else raw["config"]
+    return cls(**{**raw, "metrics": metrics, "config": config})
 
 
 def _read_metric(row: Any, where: str) -> Metric:
