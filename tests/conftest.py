@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 import bdia.run
 from bdia.build import build_callbacks
-from training_helpers import TINY, compose_config
+from helpers.training_helpers import TINY, compose_config
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 import bdia.run
 from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer
 from bdia.config import CONFIGS
-from bdia.data.tokenizer import Bytes
+from bdia.data.text.tokenizer import Bytes
 from bdia.train import train
-from training_helpers import compose_config
+from helpers.training_helpers import compose_config
 
 # What the data would say, if it were read.
 NET_ARGUMENTS = {

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 import bdia
 import bdia.export as module
 from bdia.build import build_data
-from bdia.data.tokenizer import END_OF_DOCUMENT, Bytes
+from bdia.data.text.tokenizer import END_OF_DOCUMENT, Bytes
 from bdia.models import VisionTransformer, timm_vit
 from bdia.reversible import BdiaStack, CheckpointStack, RevVitStack, StandardStack
 from bdia.tasks import LanguageModeling
 from bdia.train import train
+from helpers.text_models import small_gpt2, small_seq2seq, tokens
+from helpers.training_helpers import TINY, compose_config, run_dir
 from test_train_text import COMMON, LANGUAGE
-from text_models import small_gpt2, small_seq2seq, tokens
-from training_helpers import TINY, compose_config, run_dir
 
 TIMM = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 3, "num_heads": 2}
 # The same product is summed in another order where Hugging Face's Conv1D holds the transpose.

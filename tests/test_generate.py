@@ -8,12 +8,12 @@ import torch
 
 import bdia.cli
 import bdia.generate
-from bdia.data.tokenizer import BOS, END_OF_DOCUMENT, EOS, PAD, Bytes
+from bdia.data.text.tokenizer import BOS, END_OF_DOCUMENT, EOS, PAD, Bytes
 from bdia.generate import BETWEEN_SAMPLES
 from bdia.models import Gpt2
 from bdia.models.sampling import generate
 from bdia.tasks import LanguageModeling, Translation
-from text_models import small_gpt2, small_seq2seq
+from helpers.text_models import small_gpt2, small_seq2seq
 
 Task = partial(LanguageModeling, optimizer=None, scheduler=None)
 

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 import bdia.build
 from bdia.progress import ProgressBar
 from bdia.train import train
-from training_helpers import assert_same, checkpoint
+from helpers.training_helpers import assert_same, checkpoint
 
 
 @pytest.fixture

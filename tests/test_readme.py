@@ -4,16 +4,15 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from training_helpers import compose_config
+from helpers.places import ROOT
+from helpers.training_helpers import compose_config
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"python -m bdia\.train[^`\n#|]*", README)))
 TARGETS = sorted(set(re.findall(r"`?make ([a-z0-9-]+)", README)))

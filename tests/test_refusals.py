@@ -15,7 +15,7 @@ from bdia.build import build_task
 from bdia.config import CONFIGS
 from bdia.refusals import refusal
 from bdia.results.store import read_records
-from training_helpers import TINY, compose_config
+from helpers.training_helpers import TINY, compose_config
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1"}
 

@@ -14,8 +14,8 @@ import pytest
 import bdia.reproduce
 from bdia.build import build_data
 from bdia.config import CONFIGS
-from bdia.data.cifar import CifarDataModule
 from bdia.data.errors import DataNotFoundError
+from bdia.data.images.cifar import CifarDataModule
 from bdia.reproduce import (
     RECIPES,
     SCALES,

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bdia.probes import without
-from training_helpers import TINY
+from helpers.training_helpers import TINY
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 TELL = """

@@ -11,7 +11,7 @@ import pytest
 from bdia.results.aggregate import gather
 from bdia.results.report import build_report
 from bdia.results.store import read_records
-from training_helpers import TINY
+from helpers.training_helpers import TINY
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 

@@ -24,7 +24,7 @@ from bdia.measure import describe_device
 from bdia.results.store import read_records
 from bdia.tasks import ImageClassification
 from bdia.train import main, train
-from training_helpers import (
+from helpers.training_helpers import (
     TINY,
     At,
     assert_resumes_exactly,

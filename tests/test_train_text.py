@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch import Callback
 
 from bdia.build import build_data, load_run
-from bdia.data.tokenizer import Bytes, load_tokenizer, save_tokenizer
+from bdia.data.text.tokenizer import Bytes, load_tokenizer, save_tokenizer
 from bdia.results.store import read_records
 from bdia.train import train
-from training_helpers import At, assert_resumes_exactly, compose_config, rows, run_dir, sigterm
+from helpers.training_helpers import At, assert_resumes_exactly, compose_config, rows, run_dir, sigterm
 
 COMMON = (
     "optimizer.lr=0.003",

@@ -10,9 +10,9 @@ import torch
 
 import bdia.cli
 import bdia.translate
-from bdia.data.tokenizer import BOS, END_OF_DOCUMENT, EOS, PAD, Bytes
+from bdia.data.text.tokenizer import BOS, END_OF_DOCUMENT, EOS, PAD, Bytes
 from bdia.tasks import LanguageModeling, Translation
-from text_models import small_gpt2, small_seq2seq
+from helpers.text_models import small_gpt2, small_seq2seq
 
 Task = partial(Translation, optimizer=None, scheduler=None)
 

@@ -18,8 +18,8 @@ from bdia.models import timm_vit
 from bdia.reversible import BdiaStack, StandardStack
 from bdia.train import train
 from bdia.weights import find_weights, load_weights, pretraining
-from text_models import small_gpt2
-from training_helpers import checkpoint, compose_config
+from helpers.text_models import small_gpt2
+from helpers.training_helpers import checkpoint, compose_config
 
 # Fine-tuning as in the smoke experiment, in seconds.
 SMALL = (
@@ -139,7 +139,7 @@ def test_training_goes_on_from_a_runs_checkpoint_but_for_the_head_of_other_class
 
 
 def test_a_resumed_run_does_not_start_again_from_the_weights(small, add_callbacks):
-    from training_helpers import At, broken
+    from helpers.training_helpers import At, broken
 
     cfg = small("stack=standard", "trainer.max_epochs=2")
     add_callbacks(At("on_train_batch_end", 2, broken))

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bdia.data.documents import Pydoc
 from bdia.data.errors import DataNotFoundError
 from bdia.data.files import find, read_text
+from bdia.data.text.documents import Pydoc
 
 VOCABULARY = 256  # a token is a byte
 

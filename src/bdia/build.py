@@ -112,7 +112,7 @@ def load_task(
 
 
 def _saved_arguments(cfg: DictConfig, tokenizer_file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    from bdia.data.tokenizer import load_tokenizer  # here: runs on images need no tokenizer
+    from bdia.data.text.tokenizer import load_tokenizer  # here: runs on images need no tokenizer
     from bdia.tasks import TextTask
 
     if not issubclass(get_class(cfg.model._target_), TextTask):

@@ -360,7 +360,7 @@ def _write_note(source: Source, folder: Path, loading: str) -> None:
 
 def _write_tokenizer(source: Source, folder: Path) -> None:
     """Write the tokenizer as transformers' AutoTokenizer reads it."""
-    from bdia.data.tokenizer import END_OF_DOCUMENT, save_tokenizer
+    from bdia.data.text.tokenizer import END_OF_DOCUMENT, save_tokenizer
 
     save_tokenizer(source.tokenizer, folder / "tokenizer.json")
     ends = {} if _end(source.tokenizer) is None else {"bos_token": END_OF_DOCUMENT, "eos_token": END_OF_DOCUMENT}
@@ -373,7 +373,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _end(tokenizer: Any) -> int | None:
-    from bdia.data.tokenizer import END_OF_DOCUMENT
+    from bdia.data.text.tokenizer import END_OF_DOCUMENT
 
     return tokenizer.token_to_id(END_OF_DOCUMENT)
 

@@ -22,7 +22,7 @@ from omegaconf import MISSING
 from tokenizers import Tokenizer
 
 from bdia.cli import command, open_run
-from bdia.data.tokenizer import END_OF_DOCUMENT
+from bdia.data.text.tokenizer import END_OF_DOCUMENT
 from bdia.models.sampling import generate
 from bdia.tasks import LanguageModeling, Task
 

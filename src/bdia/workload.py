@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bdia.build import build_task, kind_of_model
-from bdia.data.tokenizer import BOS, EOS, PAD, Bytes
+from bdia.data.text.tokenizer import BOS, EOS, PAD, Bytes
 from bdia.tasks import Task
 
 # What the data would say, were they read: CIFAR-10's classes, GPT-2's tokens, the tokens of the paper-size translation.

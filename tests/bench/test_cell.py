@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bench_helpers import TINY
 
 import bdia.bench.cell
 from bdia.bench.cases import CURVE, DEPTHS, MODELS, VARIANTS, Variant, distinct
@@ -12,6 +11,7 @@ from bdia.bench.cell import Cell, run_cell, share_weights
 from bdia.bench.held import bits_per_extra_block
 from bdia.bench.memory import optimizer_state, step_memory
 from bdia.config import compose
+from helpers.bench_helpers import TINY
 
 CPU = torch.device("cpu")
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bench_helpers import TINY, bench, row
 
 import bdia.bench.command
 from bdia.bench import cases
 from bdia.bench.command import main
 from bdia.bench.record import read_bench
+from helpers.bench_helpers import TINY, bench, row
 
 SMALL = ("models=[tiny]", "depths=[2,3]", "precisions=[32-true]", "threads=1", "fits=false")
 

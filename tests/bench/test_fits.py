@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from bench_helpers import TINY, row
 
 import bdia.bench.fits
 from bdia.bench.cases import VARIANTS
 from bdia.bench.cell import Cell
 from bdia.bench.fits import GIB, _line, _peak, add_fits, largest
+from helpers.bench_helpers import TINY, row
 
 
 @pytest.mark.parametrize("limit", [0, 1, 7, 1000])

@@ -3,13 +3,13 @@
 import re
 
 import pytest
-from bench_helpers import MIB, bench, row
 
 import bdia.bench.lora_depth
 from bdia.bench.cell import run_cell
 from bdia.bench.llama import TRAININGS, WAYS, decoder_cell
 from bdia.bench.lora_depth import document, main
 from bdia.bench.record import read_bench
+from helpers.bench_helpers import MIB, bench, row
 
 WIDTH, TOKENS, BATCH = 32, 64, 2
 N = WIDTH * TOKENS * BATCH  # values of one stream

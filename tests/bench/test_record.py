@@ -5,11 +5,11 @@ import os
 from dataclasses import replace
 
 import pytest
-from bench_helpers import bench, row
 
 from bdia.bench.record import allocator_environment, read_bench
 from bdia.results.record import RecordError
 from bdia.results.store import read_records
+from helpers.bench_helpers import bench, row
 
 
 def test_a_bench_is_read_back_as_it_was_written(tmp_path):

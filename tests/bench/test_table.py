@@ -3,12 +3,12 @@
 import re
 
 import pytest
-from bench_helpers import MIB, bench, row
 
 from bdia.bench.document import curve_verdict, document, text
 from bdia.bench.held import bits_per_extra_block
 from bdia.bench.plots import write_plots
 from bdia.bench.table import fit_table, memory_table, published_peak, time_table
+from helpers.bench_helpers import MIB, bench, row
 
 SEVEN = (100.0, 101.0, 99.0, 100.0, 102.0, 98.0, 100.0)
 ROWS = [

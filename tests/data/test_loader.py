@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from bdia.data.augment import Compose, Normalize, RandomCropFlip
+from bdia.data.images.augment import Compose, Normalize, RandomCropFlip
 from bdia.data.loader import ResidentLoader
 
 COUNT = 45

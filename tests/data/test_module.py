@@ -2,8 +2,8 @@
 
 import pytest
 
-from bdia.data.text_module import TextDataModule
-from bdia.data.tokenizer import Bytes, fingerprint, load_tokenizer
+from bdia.data.text.module import TextDataModule
+from bdia.data.text.tokenizer import Bytes, fingerprint, load_tokenizer
 
 
 class Fixed(TextDataModule):

@@ -4,12 +4,12 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from reversible_helpers import LiveStorages
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from helpers.compared_steps import seed_everything
 from helpers.families import Family, loss_of
+from helpers.reversible_helpers import LiveStorages
 
 MEASURED_DEPTHS = (4, 8)
 

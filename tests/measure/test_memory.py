@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 
 from bdia.measure import PeakMemory
 from bdia.train import train
-from training_helpers import TINY, assert_same, checkpoint, compose_config
+from helpers.training_helpers import TINY, assert_same, checkpoint, compose_config
 
 MIB = 2**20
 DEEP = (

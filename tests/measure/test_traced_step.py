@@ -13,7 +13,7 @@ from bdia.measure.traced_step import TrainingStep, fake_tensors, trace_step
 from bdia.models.dropout import Dropout
 from bdia.reversible import BdiaStack
 from bdia.workload import build_workload
-from step_peaks import as_step, measured_peak
+from helpers.step_peaks import as_step, measured_peak
 
 STACKS = {
     "standard": ["stack=standard"],

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from bdia.models.attention import KeyValueCache
 from bdia.models.decoding import beam_search, best_first
 from bdia.reversible import BdiaStack, RevVitStack, StandardStack
-from text_models import padded, small_seq2seq, tokens
+from helpers.text_models import padded, small_seq2seq, tokens
 
 PAD, BOS, EOS = 0, 1, 2
 STACKS = {

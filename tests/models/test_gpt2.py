@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from bdia.models import Gpt2
 from bdia.models.attention import KeyValueCache
 from bdia.reversible import BdiaStack, CheckpointStack, RevVitStack, StandardStack
-from text_models import assert_equal_gradients, gradients, small_gpt2, tokens
+from helpers.text_models import assert_equal_gradients, gradients, small_gpt2, tokens
 
 V = 11
 

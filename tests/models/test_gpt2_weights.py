@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bdia.reversible import BdiaStack, RevVitStack
-from text_models import small_gpt2, tokens
+from helpers.text_models import small_gpt2, tokens
 
 transformers = pytest.importorskip("transformers")
 

@@ -6,7 +6,7 @@ import torch
 
 from bdia.models.sampling import generate, likeliest
 from bdia.reversible import BdiaStack, RevVitStack, StandardStack
-from text_models import small_gpt2, tokens
+from helpers.text_models import small_gpt2, tokens
 
 V = 11
 

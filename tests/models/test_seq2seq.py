@@ -9,7 +9,7 @@ from bdia.models import Seq2SeqTransformer
 from bdia.models.attention import KeyValueCache
 from bdia.models.seq2seq import sinusoids
 from bdia.reversible import BdiaStack, CheckpointStack, RevVitStack, StandardStack
-from text_models import assert_equal_gradients, gradients, padded, small_seq2seq, tokens
+from helpers.text_models import assert_equal_gradients, gradients, padded, small_seq2seq, tokens
 
 SOURCE_LENGTHS, TARGET_LENGTHS = [6, 3, 1], [4, 7, 2]
 

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from bdia.models import timm_vit
-from plain_stack import PlainStack
+from helpers.plain_stack import PlainStack
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2}
 

@@ -1,7 +1,5 @@
 """VisionTransformer and its configs. B batch, C channels, T tokens, D width, K blocks."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -12,9 +10,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from bdia.models import LocalitySelfAttention, ShiftedPatchEmbed, VisionTransformer
-from plain_stack import PlainStack
+from helpers.places import CONFIGS
+from helpers.plain_stack import PlainStack
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 PARAMETERS = {
     "vit_paper": 9_622_512,
     "vit_cpu": 921_360,
@@ -45,7 +43,7 @@ def images(batch=3, channels=3, size=8):
 
 def build_net(name, stack=PlainStack):
     """Build a config's net the way build.py does: the stack and num_classes come from outside the file."""
-    net = OmegaConf.load(CONFIGS / f"{name}.yaml").net
+    net = OmegaConf.load(CONFIGS / "model" / f"{name}.yaml").net
     assert OmegaConf.to_container(net)["stack"] == "${stack}"
     del net["stack"]
     return instantiate(net, _partial_=True)(stack=stack, num_classes=10)
@@ -67,7 +65,7 @@ def test_paper_model_has_the_parameters_of_its_line_of_models():
 def test_model_config_builds_classifies_and_has_the_parameters_its_header_states(name):
     net = build_net(name)
     assert sum(p.numel() for p in net.parameters()) == PARAMETERS[name]
-    assert f"{PARAMETERS[name]:,} parameters" in (CONFIGS / f"{name}.yaml").read_text().splitlines()[0]
+    assert f"{PARAMETERS[name]:,} parameters" in (CONFIGS / "model" / f"{name}.yaml").read_text().splitlines()[0]
     assert net.eval()(images(batch=1, size=32)).shape == (1, 10)
 
 

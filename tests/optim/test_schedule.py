@@ -1,7 +1,6 @@
 """Schedules, and the optimizer and scheduler configs as a task completes them."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from bdia.optim import SetAdam, constant, cosine
-
-CONFIGS = Path(__file__).parents[2] / "configs"
+from helpers.places import CONFIGS
 
 
 def rates(schedule, steps, **options):

@@ -12,8 +12,8 @@ from bdia.measure.traced_step import TrainingStep
 from bdia.plan import fit_to_memory
 from bdia.reversible import BdiaStack, CheckpointStack, StandardStack
 from bdia.train import train
-from step_peaks import measured_peak
-from training_helpers import TINY, assert_same, checkpoint, compose_config
+from helpers.step_peaks import measured_peak
+from helpers.training_helpers import TINY, assert_same, checkpoint, compose_config
 
 DEPTH = 5
 

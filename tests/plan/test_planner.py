@@ -7,7 +7,7 @@ from bdia.config import compose
 from bdia.plan.planner import STACKS, Planner
 from bdia.plan.sizes import in_words
 from bdia.workload import build_workload
-from step_peaks import as_step, measured_peak
+from helpers.step_peaks import as_step, measured_peak
 
 pytestmark = pytest.mark.slow  # every answer is some ten traced steps
 

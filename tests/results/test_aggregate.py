@@ -2,7 +2,9 @@ import math
 from dataclasses import replace
 
 import pytest
-from synthetic_records import (
+
+from bdia.results import Metric, Spread, gather
+from helpers.synthetic_records import (
     BDIA,
     GAMMA,
     REVVIT,
@@ -13,8 +15,6 @@ from synthetic_records import (
     make_study,
     make_text_record,
 )
-
-from bdia.results import Metric, Spread, gather
 
 
 def labels(records) -> list[str]:

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from synthetic_records import BDIA, STANDARD, make_metrics, make_record, make_text_record, make_translation_study
 
 from bdia.results import gather
 from bdia.results.figures import figures
@@ -11,6 +10,14 @@ from bdia.results.notes import notes
 from bdia.results.paper import published
 from bdia.results.summary import summary_table
 from bdia.results.verdict import verdicts
+from helpers.synthetic_records import (
+    BDIA,
+    STANDARD,
+    make_metrics,
+    make_record,
+    make_text_record,
+    make_translation_study,
+)
 
 WEIGHTS = {"from": None, "folder": None, "found": None, "pretrain": {"trainer": {"max_epochs": 8}}}
 

@@ -1,17 +1,16 @@
 """The notebook runs from top to bottom on records of its own, in a kernel of its own."""
 
-from pathlib import Path
-
 import pytest
-from synthetic_records import make_study
 
 from bdia.results import write_record
+from helpers.places import ROOT
+from helpers.synthetic_records import make_study
 
 nbformat = pytest.importorskip("nbformat", reason="the dev extra (nbconvert, ipykernel) is not installed")
 preprocessors = pytest.importorskip("nbconvert.preprocessors", reason="the dev extra (nbconvert) is not installed")
 pytest.importorskip("ipykernel", reason="the dev extra (ipykernel) is not installed")
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "explore_records.ipynb"
+NOTEBOOK = ROOT / "notebooks" / "explore_records.ipynb"
 
 
 def text_of(notebook) -> str:

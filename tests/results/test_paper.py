@@ -1,11 +1,11 @@
 import pytest
-from synthetic_records import BDIA, GAMMA, REVVIT, STANDARD, make_config, make_metrics, make_record, make_study
 
 from bdia.results import gather
 from bdia.results.notes import notes
 from bdia.results.paper import TABLE_2, data_name, paper_row, setting_differences
 from bdia.results.tables import details_table, summary_table
 from bdia.results.verdict import verdicts
+from helpers.synthetic_records import BDIA, GAMMA, REVVIT, STANDARD, make_config, make_metrics, make_record, make_study
 
 FLOAT = {**BDIA, "bits": None}
 ZERO = {"_target_": "bdia.reversible.Constant", "value": "0"}

@@ -3,9 +3,9 @@ import math
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from synthetic_records import make_record
 
 from bdia.results import UNITS, Metric, RecordError, RunRecord, run_id
+from helpers.synthetic_records import make_record
 
 
 def changed(change) -> str:

@@ -4,11 +4,11 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from synthetic_records import BDIA, GAMMA, STANDARD, make_metrics, make_record, make_study
 
 from bdia.results import gather, table_text, write_record
 from bdia.results.figures import figures
 from bdia.results.report import build_report, main
+from helpers.synthetic_records import BDIA, GAMMA, STANDARD, make_metrics, make_record, make_study
 
 EVIL = "<img src=x onerror=alert(1)>"
 

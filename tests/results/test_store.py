@@ -2,9 +2,9 @@ import os
 from dataclasses import replace
 
 import pytest
-from synthetic_records import make_record, make_study
 
 from bdia.results import RecordError, read_records, write_record
+from helpers.synthetic_records import make_record, make_study
 
 
 def test_records_come_back_as_they_were_written(tmp_path):

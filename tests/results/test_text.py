@@ -5,7 +5,16 @@ from dataclasses import replace
 
 import pytest
 from matplotlib.axes import Axes
-from synthetic_records import (
+
+from bdia.results import Metric, gather, table_text
+from bdia.results.figures import figures
+from bdia.results.notes import failure_reason, notes, provenance
+from bdia.results.outcome import result_of
+from bdia.results.paper import data_name, setting_differences
+from bdia.results.summary import summary_table
+from bdia.results.tables import details_table
+from bdia.results.verdict import verdicts
+from helpers.synthetic_records import (
     BDIA,
     SIGNATURE,
     STANDARD,
@@ -16,15 +25,6 @@ from synthetic_records import (
     make_text_record,
     make_translation_study,
 )
-
-from bdia.results import Metric, gather, table_text
-from bdia.results.figures import figures
-from bdia.results.notes import failure_reason, notes, provenance
-from bdia.results.outcome import result_of
-from bdia.results.paper import data_name, setting_differences
-from bdia.results.summary import summary_table
-from bdia.results.tables import details_table
-from bdia.results.verdict import verdicts
 
 
 def only(records):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from reversible_helpers import D, TinyBlock, make_tokens
 from torch import nn
 
 from bdia.reversible import RevVitStack
 from bdia.reversible.stacks.branches import branches
+from helpers.reversible_helpers import D, TinyBlock, make_tokens
 
 
 class Scale(nn.Module):

@@ -5,11 +5,11 @@ import pickle
 
 import pytest
 import torch
-from reversible_helpers import loss_of, make_blocks, make_tokens
 from torch import nn
-from trainer_helpers import DEPTH, assert_trained_alike, batches, equal, llama, run_block, weights
 
 import bdia
+from helpers.reversible_helpers import loss_of, make_blocks, make_tokens
+from helpers.trainer_helpers import DEPTH, assert_trained_alike, batches, equal, llama, run_block, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

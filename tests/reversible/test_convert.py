@@ -8,7 +8,6 @@ import weakref
 
 import pytest
 import torch
-from reversible_helpers import D, TinyBlock, assert_bit_equal, loss_of, make_blocks, make_tokens
 from test_engagement import LoopModel, compare, step
 from torch import nn
 
@@ -16,6 +15,7 @@ import bdia
 from bdia.reversible import ChainSpec, EngineWarning, GridOverflowError, PerBlock, Ramp, TwoPoint
 from bdia.reversible.arithmetic.reference import reference_forward
 from bdia.reversible.stacks import adapters
+from helpers.reversible_helpers import D, TinyBlock, assert_bit_equal, loss_of, make_blocks, make_tokens
 
 # --- what stays as it is ---
 

@@ -6,8 +6,10 @@ import pickle
 
 import pytest
 import torch
-from reversible_helpers import LiveStorages
-from trainer_helpers import (
+
+import bdia
+from helpers.reversible_helpers import LiveStorages
+from helpers.trainer_helpers import (
     DEPTH,
     MODES,
     assert_trained_alike,
@@ -20,8 +22,6 @@ from trainer_helpers import (
     tokens,
     weights,
 )
-
-import bdia
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

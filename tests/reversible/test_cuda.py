@@ -5,7 +5,6 @@ import warnings
 
 import pytest
 import torch
-from reversible_helpers import assert_bit_equal, make_blocks, make_tokens
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -18,6 +17,7 @@ from bdia.reversible import (
     RevVitStack,
     StandardStack,
 )
+from helpers.reversible_helpers import assert_bit_equal, make_blocks, make_tokens
 
 pytestmark = [
     pytest.mark.gpu,

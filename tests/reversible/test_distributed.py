@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from reversible_helpers import loss_of, make_blocks, make_tokens
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from trainer_helpers import LAST, WORDS, batch, inputs_alive, llama, run_block
 
 import bdia
 from bdia.reversible import BdiaStack
+from helpers.reversible_helpers import loss_of, make_blocks, make_tokens
+from helpers.trainer_helpers import LAST, WORDS, batch, inputs_alive, llama, run_block
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 RANKS, DEPTH = 2, 4

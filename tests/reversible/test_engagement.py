@@ -9,7 +9,15 @@ import warnings
 import numpy
 import pytest
 import torch
-from reversible_helpers import (
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import bdia
+from bdia.measure.traced_step import TrainingStep
+from bdia.plan import fit_to_memory
+from bdia.reversible import BdiaStack, EngineWarning, ReversibilityError
+from helpers.reference_chain import reference_bdia
+from helpers.reversible_helpers import (
     HALF,
     D,
     LiveStorages,
@@ -21,14 +29,6 @@ from reversible_helpers import (
     make_blocks,
     make_tokens,
 )
-from torch import nn
-from torch.utils.checkpoint import checkpoint
-
-import bdia
-from bdia.measure.traced_step import TrainingStep
-from bdia.plan import fit_to_memory
-from bdia.reversible import BdiaStack, EngineWarning, ReversibilityError
-from helpers.reference_chain import reference_bdia
 
 
 class LoopModel(nn.Module):

@@ -1,7 +1,5 @@
 """`bdia.convert` on other people's models: a dozen families here, all of the zoo among the slow tests."""
 
-from pathlib import Path
-
 import pytest
 
 from helpers.check_family import check_family
@@ -11,6 +9,7 @@ DOZEN = (
     "gpt2", "llama", "gemma3n", "mixtral", "bert", "t5", "mamba", "convnext", "swin", "timm_xcit", "torchvision_vit",
     "decoder_sequence_first_postnorm",
 )  # fmt: skip
+from helpers.places import ROOT
 
 
 def missed(result):
@@ -33,7 +32,7 @@ def test_a_further_layer_holds_one_bit_per_activation_and_less_than_a_hundred_by
 
 
 def test_the_table_in_the_docs_has_a_row_or_a_line_for_every_family():
-    text = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
     assert [name for name in families() if f"| {name} |" not in text and f"- {name} (" not in text] == []
 
 

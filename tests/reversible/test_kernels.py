@@ -5,7 +5,6 @@ import warnings
 
 import pytest
 import torch
-from reversible_helpers import HALF, D, T, assert_bit_equal, gamma_of, gradients, make_blocks, make_tokens
 from torch._dynamo.utils import counters
 
 import bdia.reversible.engine.compiled as compiled_module
@@ -16,6 +15,7 @@ from bdia.reversible import BdiaStack, TwoPoint
 from bdia.reversible.arithmetic.rules import BdiaRule, bdia_gradient_factors
 from bdia.reversible.engine.compiled import CompilerWarning
 from bdia.reversible.engine.kernels import bit_sum, gradient_kernel, inverse_kernel, update_kernel
+from helpers.reversible_helpers import HALF, D, T, assert_bit_equal, gamma_of, gradients, make_blocks, make_tokens
 
 
 @pytest.fixture(scope="module")

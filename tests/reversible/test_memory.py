@@ -4,9 +4,9 @@ import gc
 
 import pytest
 import torch
-from reversible_helpers import Call, LiveStorages, PeakStorages, loss_of, make_blocks, make_tokens
 
 from bdia.reversible import BdiaStack, CheckpointStack, RevVitStack, StandardStack, TwoPoint
+from helpers.reversible_helpers import Call, LiveStorages, PeakStorages, loss_of, make_blocks, make_tokens
 
 SHAPE = (8, 64, 1024)
 N = 8 * 64 * 1024  # large enough that the random state checkpoint keeps per block (5 kB) is small beside N / 8

@@ -5,13 +5,13 @@ import warnings
 
 import pytest
 import torch
-from reversible_helpers import B, Call, D, T, gradients, loss_of, make_blocks, make_tokens
 from torch import nn
 
 from bdia.reversible import BdiaStack, Constant, GridOverflowError, ReversibilityError, RevVitStack, TwoPoint
 from bdia.reversible.arithmetic.reference import reference_forward
 from bdia.reversible.engine.layers import OpenPass
 from bdia.reversible.engine.passes import Pass
+from helpers.reversible_helpers import B, Call, D, T, gradients, loss_of, make_blocks, make_tokens
 
 REVERSIBLE = {
     "bdia": lambda blocks: BdiaStack(blocks, keep=0),

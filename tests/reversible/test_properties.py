@@ -3,11 +3,11 @@
 import torch
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
-from reversible_helpers import assert_bit_equal, assert_equal_tensors, gradients, make_blocks, make_tokens
 from torch import nn
 
 from bdia.reversible import BdiaStack, GridOverflowError, RevVitStack, TwoPoint
 from bdia.reversible.arithmetic.reference import reference_forward
+from helpers.reversible_helpers import assert_bit_equal, assert_equal_tensors, gradients, make_blocks, make_tokens
 
 some = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 fractions = st.fractions(min_value="1/16", max_value="3/2", max_denominator=16)  # larger ones leave the range

@@ -6,7 +6,10 @@ import itertools
 
 import pytest
 import torch
-from reversible_helpers import (
+
+from bdia.reversible import BdiaStack, CheckpointStack, RevVitStack, StandardStack, TwoPoint
+from bdia.reversible.engine.recompute import nested_checkpoints
+from helpers.reversible_helpers import (
     HALF,
     D,
     LiveStorages,
@@ -17,9 +20,6 @@ from reversible_helpers import (
     make_blocks,
     make_tokens,
 )
-
-from bdia.reversible import BdiaStack, CheckpointStack, RevVitStack, StandardStack, TwoPoint
-from bdia.reversible.engine.recompute import nested_checkpoints
 
 # Larger than the helpers' default, so that a stream outweighs the random states that checkpointing keeps.
 SHAPE, WIDE = (4, 64, 64), 64

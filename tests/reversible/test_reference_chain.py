@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from reversible_helpers import (
+from torch import nn
+
+from bdia.reversible import TwoPoint
+from bdia.reversible.arithmetic.reference import reference_forward
+from helpers.reference_chain import reference_bdia
+from helpers.reversible_helpers import (
     HALF,
     assert_bit_equal,
     assert_equal_tensors,
@@ -11,11 +16,6 @@ from reversible_helpers import (
     make_blocks,
     make_tokens,
 )
-from torch import nn
-
-from bdia.reversible import TwoPoint
-from bdia.reversible.arithmetic.reference import reference_forward
-from helpers.reference_chain import reference_bdia
 
 BITS = 9
 

@@ -5,7 +5,11 @@ import warnings
 
 import pytest
 import torch
-from reversible_helpers import (
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from bdia.reversible import BdiaStack, CheckpointStack, Constant, Discrete, RevVitStack, StandardStack, TwoPoint
+from helpers.reversible_helpers import (
     HALF,
     B,
     Call,
@@ -19,10 +23,6 @@ from reversible_helpers import (
     make_blocks,
     make_tokens,
 )
-from torch import nn
-from torch.utils.checkpoint import checkpoint
-
-from bdia.reversible import BdiaStack, CheckpointStack, Constant, Discrete, RevVitStack, StandardStack, TwoPoint
 
 
 def compare(blocks, x, *args, gamma=HALF, bits=9, keep=1, **kwargs):

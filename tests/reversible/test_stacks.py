@@ -7,19 +7,6 @@ import warnings
 
 import pytest
 import torch
-from reversible_helpers import (
-    HALF,
-    Call,
-    D,
-    TinyBlock,
-    assert_bit_equal,
-    assert_same_output_and_close_gradients,
-    gamma_of,
-    gradients,
-    loss_of,
-    make_blocks,
-    make_tokens,
-)
 from torch import nn
 
 from bdia.reversible import (
@@ -34,6 +21,19 @@ from bdia.reversible import (
 )
 from bdia.reversible.arithmetic.grid import quantize
 from bdia.reversible.arithmetic.reference import reference_forward
+from helpers.reversible_helpers import (
+    HALF,
+    Call,
+    D,
+    TinyBlock,
+    assert_bit_equal,
+    assert_same_output_and_close_gradients,
+    gamma_of,
+    gradients,
+    loss_of,
+    make_blocks,
+    make_tokens,
+)
 
 EVERY_STACK = {
     "standard": StandardStack,

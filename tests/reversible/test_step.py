@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from reversible_helpers import gamma_of
 
 from bdia.reversible import GridOverflowError, bdia_invert, bdia_step, pack_residues, unpack_residues
+from helpers.reversible_helpers import gamma_of
 
 CASES = json.loads((Path(__file__).parent / "bdia_step.json").read_text())["cases"]
 GAMMAS = [Fraction(p, q) for q in range(1, 17) for p in range(-16, 17) if p and math.gcd(p, q) == 1]

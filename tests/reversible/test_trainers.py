@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from reversible_helpers import LiveStorages
-from trainer_helpers import (
+
+import bdia
+from helpers.reversible_helpers import LiveStorages
+from helpers.trainer_helpers import (
     DEPTH,
     LAST,
     MODES,
@@ -26,8 +28,6 @@ from trainer_helpers import (
     tokens,
     weights,
 )
-
-import bdia
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,9 +5,9 @@ import math
 import pytest
 from gamma_study.statistics import Paired, by_seed, chosen_law, costs
 from gamma_study.table import markdown
-from scripts_helpers import document, run, runs
 
 from bdia.results.spread import NONE
+from helpers.scripts_helpers import document, run, runs
 
 
 def same(cost, cells=("one", "two")):

@@ -6,12 +6,12 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from bdia.data.prompts import IGNORED
-from bdia.data.tokenizer import END_OF_DOCUMENT, Bytes
+from bdia.data.text.prompts import IGNORED
+from bdia.data.text.tokenizer import END_OF_DOCUMENT, Bytes
 from bdia.models.sampling import generate
 from bdia.tasks import DataToText
 from bdia.tasks.data_to_text import by_place
-from text_models import small_gpt2, tokens
+from helpers.text_models import small_gpt2, tokens
 
 TOKENIZER = Bytes().build([], [END_OF_DOCUMENT], None)
 PROMPTS = [("a |", ("One is here now.", "It is one, here.")), ("bcd |", ("Two of them are there.",)), ("e |", ("No.",))]

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from bdia.build import build_task
 from bdia.tasks import ImageClassification
 from bdia.train import train
-from training_helpers import assert_same, checkpoint
+from helpers.training_helpers import assert_same, checkpoint
 
 
 class Seeds(Callback):

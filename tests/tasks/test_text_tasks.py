@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bdia.data.tokenizer import BOS, END_OF_DOCUMENT, EOS, PAD, Bytes, CorpusBpe
+from bdia.data.text.tokenizer import BOS, END_OF_DOCUMENT, EOS, PAD, Bytes, CorpusBpe
 from bdia.tasks import LanguageModeling, Translation
 
 TOKENIZER = Bytes().build([], [PAD, BOS, EOS], None)

@@ -13,7 +13,8 @@ from bdia.results.variants import differing_settings
 from bdia.reversible import BdiaStack
 from bdia.run import recorded_config
 from bdia.train import train
-from training_helpers import TINY, compose_config
+from helpers.places import RESULTS
+from helpers.training_helpers import TINY, compose_config
 
 OLD = Path(__file__).parent / "run_97832fb"
 SAME_CONFIG = (*TINY, "model.net.width=8", "model.net.depth=2", "model.net.heads=2", "model.net.head_dim=4",
@@ -39,7 +40,7 @@ def test_an_old_record_reads_with_public_names_and_keeps_its_hash():
 
 
 def test_every_committed_record_keeps_its_hash():
-    records = read_records(Path(__file__).parents[2] / "results")
+    records = read_records(RESULTS)
     assert len(records) > 40
     assert all(config_sha256(record.config) == record.config_sha256 for record in records)
 

@@ -7,8 +7,8 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 
-from bdia.data.prompts import IGNORED, Prompts
-from bdia.data.tokenizer import END_OF_DOCUMENT
+from bdia.data.text.prompts import IGNORED, Prompts
+from bdia.data.text.tokenizer import END_OF_DOCUMENT
 from bdia.models.sampling import generate
 from bdia.tasks.text import TextTask
 

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torchmetrics import Metric
 
-from bdia.data.tokenizer import fingerprint
+from bdia.data.text.tokenizer import fingerprint
 from bdia.tasks.task import Task
 
 

@@ -8,7 +8,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from bdia.data.tokenizer import BOS, EOS
+from bdia.data.text.tokenizer import BOS, EOS
 from bdia.models.decoding import beam_search
 from bdia.tasks.text import TextTask
 

@@ -1,0 +1,1 @@
+"""Text: sentence pairs, documents, prompts; tokenizers; streams, windows and buckets of tokens."""
