@@ -21,7 +21,7 @@ def measure(stack: str, batch: int, steps: int, threads: int) -> dict[str, float
     import torch
 
     from bdia.build import build_data
-    from bdia.reproduce import job_config, seconds_per_step
+    from bdia.train.reproduce import job_config, seconds_per_step
 
     torch.set_num_threads(threads)
     cfg = job_config("memory_paper", [f"stack={stack}", f"data.batch_size={batch}"])

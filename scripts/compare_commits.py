@@ -21,7 +21,7 @@ STACKS = ("standard", "checkpoint", "bdia")
 WORKER = """
 import gc, json, sys, time, torch
 from torch import nn
-from bdia.measure.storage_meter import StorageMeter
+from bdia.profiling.storage_meter import StorageMeter
 from bdia.reversible import BdiaStack, CheckpointStack, StandardStack
 
 torch.set_num_threads(1)

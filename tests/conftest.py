@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from omegaconf import DictConfig
 
-import bdia.run
+import bdia.train.job
 from bdia.build import build_callbacks
 from helpers.training_helpers import TINY, compose_config
 
@@ -45,6 +45,6 @@ def add_callbacks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """add_callbacks(*callbacks): later runs get them too, though their config stays the same; none: no more."""
 
     def add(*callbacks: Callback) -> None:
-        monkeypatch.setattr(bdia.run, "build_callbacks", lambda *args: [*build_callbacks(*args), *callbacks])
+        monkeypatch.setattr(bdia.train.job, "build_callbacks", lambda *args: [*build_callbacks(*args), *callbacks])
 
     return add

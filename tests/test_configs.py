@@ -11,11 +11,10 @@ from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-import bdia.run
-from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer
-from bdia.config import CONFIGS
+import bdia.train.job
+from bdia.build import CONFIGS, build_callbacks, build_data, build_loggers, build_task, build_trainer
 from bdia.data.text.tokenizer import Bytes
-from bdia.train import train
+from bdia.train.job import train
 from helpers.training_helpers import compose_config
 
 # What the data would say, if it were read.
@@ -83,7 +82,7 @@ def test_every_file_of_every_group_composes_and_builds(choice, tmp_path, monkeyp
     group, _, name = choice.partition("=")
     cfg = compose_config(*beside(group, name), f"{PACKAGE.get(group, group)}={name}", *NEEDS.get(choice, []))
     build_all(cfg, tmp_path)
-    monkeypatch.setattr("bdia.loggers._has_key", lambda: False)
+    monkeypatch.setattr("bdia.train.loggers._has_key", lambda: False)
     assert len(build_loggers(cfg, tmp_path, "name", {})) == len(cfg.logger)
 
 
@@ -96,7 +95,7 @@ def test_every_job_of_every_experiment_composes_and_builds(experiment, tmp_path)
         cfg = compose_config(f"experiment={experiment}", *job)
         assert cfg.name == experiment
         build_all(cfg, tmp_path)
-        hashes.add(bdia.run.config_sha256(bdia.run.recorded_config(cfg)))
+        hashes.add(bdia.train.job.config_sha256(bdia.train.job.recorded_config(cfg)))
     assert len(hashes) == len(jobs)
 
 

@@ -1,6 +1,7 @@
-"""Imports point one way: config, data, models, reversible, tasks, measure, results, then the joining modules."""
+"""Imports point one way: what CONTRIBUTING.md says of the rooms of src/bdia holds."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -8,34 +9,76 @@ import pytest
 import bdia
 
 PACKAGE = Path(bdia.__file__).parent
+# Every entry of src/bdia and what it may import besides itself and the package's root (names and BdiaError).
 MAY_IMPORT = {
-    "reversible": {"reversible"},
-    "data": {"data"},
-    "models": {"models", "reversible"},
-    "optim": {"optim"},
-    "tasks": {"tasks", "optim", "models", "reversible", "data"},
-    "measure": {"measure"},
-    "results": {"results"},
-    "plan": {"plan", "build", "cli", "config", "data", "measure", "reversible", "tasks", "workload"},
-    "bench": {"bench", "build", "cli", "config", "measure", "results", "reversible", "workload"},
+    "reversible": set(),
+    "data": set(),
+    "optim": set(),
+    "results": set(),
+    "models": {"reversible"},
+    "tasks": {"data", "models", "optim", "reversible"},
+    "build": {"data", "results", "tasks"},
+    "profiling": {"build", "data", "reversible", "tasks"},
+    "callbacks": {"profiling"},
+    "train": {"build", "callbacks", "data", "models", "profiling", "results", "reversible", "tasks"},
+    "bench": {"build", "callbacks", "profiling", "results", "reversible"},
+    "cli": {"bench", "build", "data", "models", "profiling", "results", "tasks", "train"},
 }
+ROOMS = {"arithmetic": {"arithmetic"}, "engine": {"arithmetic", "engine"}, "stacks": {"arithmetic", "engine", "stacks"}}
 
 
 def imports(path: Path) -> set[str]:
+    """Absolute names of what a file imports, inside functions too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def own_imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """The modules of the package that a file imports."""
+    names = {name for name in imports(path) if name.split(".")[0] == "bdia"}
+    return {name if name in known else name.rpartition(".")[0] for name in names}
+
+
+def test_the_package_has_at_most_fourteen_entries_and_all_are_listed():
+    entries = {path.name for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "configs")}
+    assert len(entries) <= 14
+    assert {name.removesuffix(".py") for name in entries} == {*MAY_IMPORT, "__init__", "py.typed"}
+
+
 @pytest.mark.parametrize("layer", MAY_IMPORT)
-def test_layer_imports_only_from_its_left(layer):
-    for path in sorted((PACKAGE / layer).rglob("*.py")):
-        used = {name.split(".")[1] for name in imports(path) if name.startswith("bdia.")}
-        assert used <= MAY_IMPORT[layer], f"{path.name} imports {used - MAY_IMPORT[layer]}"
+def test_a_room_imports_only_what_it_may(layer):
+    known = modules()
+    for name, path in known.items():
+        if name.split(".")[1:2] == [layer]:
+            used = {used.split(".")[1] for used in own_imports(path, known) if used != "bdia"} - {layer}
+            assert used <= MAY_IMPORT[layer], f"{name} imports {used - MAY_IMPORT[layer]}"
+
+
+def test_the_rooms_have_an_order():
+    tuple(TopologicalSorter(MAY_IMPORT).static_order())
+
+
+def test_no_module_imports_itself_through_others():
+    known = modules()
+    graph = {name: own_imports(path, known) - {name, "bdia"} for name, path in known.items()}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
 
 def test_the_engine_imports_torch_and_the_standard_library_only():
@@ -47,21 +90,21 @@ def test_the_engine_imports_torch_and_the_standard_library_only():
         assert {name.split(".")[0] for name in imports(path)} <= allowed, path.name
 
 
-ROOMS = {"arithmetic": {"arithmetic"}, "engine": {"arithmetic", "engine"}, "stacks": {"arithmetic", "engine", "stacks"}}
-
-
 @pytest.mark.parametrize("room", ROOMS)
 def test_the_rooms_of_the_engine_import_only_from_those_before_them(room):
     for path in sorted((PACKAGE / "reversible" / room).rglob("*.py")):
         inside = [name.split(".") for name in imports(path) if name.startswith("bdia.")]
-        assert all(name[1] == "reversible" and name[2] in ROOMS[room] for name in inside), path.name
+        assert all(name[1] == "reversible" and name[2] in ROOMS[room] for name in inside if name[1:] != ["BdiaError"])
 
 
 def test_only_build_instantiates_from_config():
-    users = {p.name for p in PACKAGE.rglob("*.py") if "hydra.utils" in imports(p)}
+    users = {p.name for p in PACKAGE.rglob("*.py") if any(name.startswith("hydra.utils.") for name in imports(p))}
     assert users == {"build.py"}
 
 
-def test_nothing_but_its_command_imports_the_bench():
-    users = {p for p in PACKAGE.rglob("*.py") if any(name.startswith("bdia.bench") for name in imports(p))}
-    assert {path.parent.name for path in users} == {"bench"}
+def test_records_are_read_without_torch():
+    known = modules()
+    heavy = {"torch", "lightning", "hydra", "timm"}
+    for name, path in known.items():
+        if name.startswith("bdia.results"):
+            assert not {used.split(".")[0] for used in imports(path)} & heavy, name

@@ -27,7 +27,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
 
 _MODULES = {
     **dict.fromkeys(("BdiaStack", "TwoPoint", "convert", "register_adapter", "revert"), "bdia.reversible"),
-    "export": "bdia.export",
+    "export": "bdia.train.export",
 }
 
 __all__ = ["BdiaError", "BdiaStack", "TwoPoint", "convert", "export", "lazy_names", "register_adapter", "revert"]

@@ -1,24 +1,31 @@
-"""From a config to objects: the one caller of `hydra.utils.instantiate`. No config leaves this module.
+"""Compose a config, and build objects from it: the one caller of `hydra.utils.instantiate`.
 
-`stack`, `optimizer` and `scheduler` are `_partial_`: the model and the task complete them.
+No config leaves this module. `stack`, `optimizer` and `scheduler` are `_partial_`: model and task complete them.
+Composing needs neither torch nor Lightning, so both are imported where an object is built.
 """
 
+from __future__ import annotations
+
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import hydra
 from hydra.utils import get_class, instantiate
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from bdia.data.module import DataModule
-from bdia.progress import ProgressBar
 from bdia.results.renamed import with_public_names
-from bdia.tasks import Task
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
+    from lightning.pytorch.loggers import Logger
+
+    from bdia.data.module import DataModule
+    from bdia.tasks import Task
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 # What Lightning says of normal runs here: a run's folder holds its config and checkpoint, short epochs are meant.
 EXPECTED_WARNINGS = (
@@ -27,6 +34,18 @@ EXPECTED_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     "Total length of `list` across ranks is zero",  # no validation split: the paper's protocol
 )
+
+
+def compose(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
+    """Return configs/train.yaml with Hydra overrides, such as "model=vit_paper" and "stack.keep=0".
+
+    Args:
+        return_hydra_config: with Hydra's own node, in which a sweep stands.
+    Raises:
+        hydra.errors.ConfigCompositionException, hydra.errors.MissingConfigException: no such group, file or key.
+    """
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra.compose("train", overrides=list(overrides), return_hydra_config=return_hydra_config)
 
 
 def build_data(cfg: DictConfig) -> DataModule:
@@ -101,6 +120,8 @@ def load_task(
     Raises:
         ValueError: the file is no checkpoint, or one of another model or tokenizer.
     """
+    import torch
+
     task = build_task(cfg, net_arguments, task_arguments)
     try:
         stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -147,7 +168,4 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logg
     """Build the Lightning trainer; of its warnings only the expected ones are silenced."""
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    bar = [ProgressBar()] if cfg.trainer.get("enable_progress_bar", True) else []
-    return instantiate(
-        cfg.trainer, callbacks=[*callbacks, *bar], logger=loggers, default_root_dir=run_dir, _convert_="all"
-    )
+    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=run_dir, _convert_="all")

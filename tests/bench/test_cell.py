@@ -10,7 +10,7 @@ from bdia.bench.cases import CURVE, DEPTHS, MODELS, VARIANTS, Variant, distinct
 from bdia.bench.cell import Cell, run_cell, share_weights
 from bdia.bench.held import bits_per_extra_block
 from bdia.bench.memory import optimizer_state, step_memory
-from bdia.config import compose
+from bdia.build import compose
 from helpers.bench_helpers import TINY
 
 CPU = torch.device("cpu")

@@ -1,7 +1,7 @@
 """The measured peak of a real training step, to hold a prediction against."""
 
-from bdia.measure.storage_meter import StorageMeter
-from bdia.measure.traced_step import TrainingStep
+from bdia.profiling.storage_meter import StorageMeter
+from bdia.profiling.traced_step import TrainingStep
 
 
 def as_step(work):

@@ -12,9 +12,9 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
-from bdia.config import CONFIGS
+from bdia.build import CONFIGS
 from bdia.results.store import read_records
-from bdia.train import train
+from bdia.train.job import train
 
 # 40 training images in 5 batches; a ViT of width 16 and depth 3, so that BDIA keeps side information.
 TINY = (
@@ -32,6 +32,25 @@ TINY = (
     "trainer.max_epochs=3",
     "trainer.enable_progress_bar=false",
     "logger=csv",
+)
+
+# Text jobs of a second or two.
+TEXT_COMMON = (
+    "optimizer.lr=0.003",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=3",
+    "trainer.enable_progress_bar=false",
+    "logger=csv",
+)
+TRANSLATION = (
+    *("data=numbers", "data.source.train=60", "data.source.val=12", "data.source.test=12", "data.token_budget=700"),
+    *("data.tokenizer.vocab_size=280", "model=seq2seq_demo", "model.net.width=16", "model.net.heads=2"),
+    *("model.net.mlp_hidden=16", "model.beam=2"),
+)
+LANGUAGE = (
+    *("data=pydoc", "data.fraction=0.06", "data.context=32", "data.batch_size=8", "data.val_fraction=0.05"),
+    *("data.test_fraction=0.05", "data.tokenizer.vocab_size=300", "model=gpt2_demo", "model.net.width=16"),
+    *("model.net.heads=2", "model.net.depth=3"),
 )
 
 

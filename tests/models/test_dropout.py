@@ -9,8 +9,8 @@ from torch._dynamo.utils import counters
 
 import bdia.models.dropout as module
 import bdia.reversible.engine.compiled as compiled
-from bdia.measure.storage_meter import StorageMeter
 from bdia.models.dropout import LEVELS, SLICE, Dropout, _drop, _DropByHash, _DropByMask, _kept, _mask, hashed
+from bdia.profiling.storage_meter import StorageMeter
 from bdia.reversible import BdiaStack
 from bdia.reversible.engine.compiled import COMPILE_FROM, CompilerWarning
 

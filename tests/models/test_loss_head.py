@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bdia.measure.storage_meter import StorageMeter
 from bdia.models.loss_head import LossHead
+from bdia.profiling.storage_meter import StorageMeter
 
 N, D, V = 23, 6, 11
 

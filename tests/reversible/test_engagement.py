@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import bdia
-from bdia.measure.traced_step import TrainingStep
-from bdia.plan import fit_to_memory
+from bdia.profiling import fit_to_memory
+from bdia.profiling.traced_step import TrainingStep
 from bdia.reversible import BdiaStack, EngineWarning, ReversibilityError
 from helpers.reference_chain import reference_bdia
 from helpers.reversible_helpers import (

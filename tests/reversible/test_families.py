@@ -4,12 +4,12 @@ import pytest
 
 from helpers.check_family import check_family
 from helpers.families import families
+from helpers.places import ROOT
 
 DOZEN = (
     "gpt2", "llama", "gemma3n", "mixtral", "bert", "t5", "mamba", "convnext", "swin", "timm_xcit", "torchvision_vit",
     "decoder_sequence_first_postnorm",
 )  # fmt: skip
-from helpers.places import ROOT
 
 
 def missed(result):

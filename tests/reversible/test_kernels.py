@@ -9,8 +9,8 @@ from torch._dynamo.utils import counters
 
 import bdia.reversible.engine.compiled as compiled_module
 import bdia.reversible.engine.kernels as kernels
-from bdia.measure.storage_meter import StorageMeter
-from bdia.measure.traced_step import fake_tensors
+from bdia.profiling.storage_meter import StorageMeter
+from bdia.profiling.traced_step import fake_tensors
 from bdia.reversible import BdiaStack, TwoPoint
 from bdia.reversible.arithmetic.rules import BdiaRule, bdia_gradient_factors
 from bdia.reversible.engine.compiled import CompilerWarning

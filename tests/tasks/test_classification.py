@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bdia.tasks import ImageClassification
-from bdia.train import train
+from bdia.train.job import train
 
 
 class Fixed(nn.Module):

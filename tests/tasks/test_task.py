@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 
 from bdia.build import build_task
 from bdia.tasks import ImageClassification
-from bdia.train import train
+from bdia.train.job import train
 from helpers.training_helpers import assert_same, checkpoint
 
 

@@ -11,8 +11,7 @@ from bdia.results.renamed import HASHED_NAME, PUBLIC_NAME, with_hashed_names, wi
 from bdia.results.store import read_records
 from bdia.results.variants import differing_settings
 from bdia.reversible import BdiaStack
-from bdia.run import recorded_config
-from bdia.train import train
+from bdia.train.job import recorded_config, train
 from helpers.places import RESULTS
 from helpers.training_helpers import TINY, compose_config
 

@@ -14,9 +14,9 @@ from bdia.bench.cases import INNER, WARM_UP, Model, Variant
 from bdia.bench.memory import step_memory
 from bdia.bench.record import Row
 from bdia.bench.rounds import interleave
-from bdia.config import compose
+from bdia.build import compose
+from bdia.profiling.workload import Workload, build_workload
 from bdia.results.failure import describe, status_of
-from bdia.workload import Workload, build_workload
 
 
 @dataclass(frozen=True)

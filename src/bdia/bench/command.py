@@ -39,9 +39,9 @@ from bdia.bench.limits import memory_ceiling
 from bdia.bench.overhead import measure_overhead
 from bdia.bench.plots import write_plots
 from bdia.bench.record import Bench, Row, allocator_environment, bench_id, read_bench
-from bdia.cli import command, read_device
-from bdia.config import CONFIGS
-from bdia.measure import describe_device
+from bdia.build import CONFIGS
+from bdia.cli.arguments import command, read_device
+from bdia.profiling.device import describe_device
 from bdia.results.failure import describe
 from bdia.results.identity import git_state
 from bdia.results.store import write_whole

@@ -1,4 +1,4 @@
-"""The largest batch and depth within a given memory, from steps traced without data (`bdia.measure.traced_step`).
+"""The largest batch and depth within a given memory, from steps traced without data (`bdia.profiling.traced_step`).
 
 A trace takes seconds and does not depend on the batch, so a few are made and the rest is read off straight lines: a
 step's peak is the largest of several moments' needs, each linear in the batch and in the depth. Between two traced
@@ -12,7 +12,7 @@ from dataclasses import replace
 from bdia.bench.cases import BUDGETS_GIB, Variant
 from bdia.bench.cell import Cell
 from bdia.bench.record import Row
-from bdia.measure.traced_step import TrainingStep, trace_step
+from bdia.profiling.traced_step import TrainingStep, trace_step
 
 BATCHES = (1, 8, 128)  # traced
 BLOCKS = (4, 8)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bdia.bench.cases import Model
 from bdia.bench.cell import Cell
-from bdia.measure.storage_meter import StorageMeter
+from bdia.profiling.storage_meter import StorageMeter
 from bdia.reversible import convert
 
 TRAININGS = {"lora": "LoRA", "full": "full training"}

@@ -29,7 +29,7 @@ from bdia.bench.limits import memory_ceiling
 from bdia.bench.llama import LORA, MLP_RATIO, TRAININGS, VOCABULARY, WAYS, DecoderCell, decoder_cell
 from bdia.bench.record import Bench, Row, read_bench
 from bdia.bench.table import MIB, partner, ratio, reason
-from bdia.cli import command
+from bdia.cli.arguments import command
 from bdia.results.layout import Table, markdown, plain
 from bdia.results.spread import NONE
 from bdia.results.store import write_whole

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdia.measure.memory import book_categories
-from bdia.measure.storage_meter import StorageMeter
+from bdia.callbacks.memory import book_categories
+from bdia.profiling.storage_meter import StorageMeter
+from bdia.profiling.workload import Workload
 from bdia.reversible import BlockStack
-from bdia.workload import Workload
 
 
 def step_memory(workload: Workload) -> dict[str, int]:

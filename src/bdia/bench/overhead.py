@@ -18,9 +18,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from omegaconf import DictConfig
 
 from bdia.bench.times import ratios
-from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer
-from bdia.config import compose
-from bdia.workload import Workload
+from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer, compose
+from bdia.profiling.workload import Workload
 
 SKIPPED = 6  # first batches: warm-up, and those on which the run's own callbacks measure
 STEPS = 5  # of a run, then bare ones

@@ -16,7 +16,7 @@ from bdia.results.store import write_whole
 if TYPE_CHECKING:
     from bdia.bench.cases import Variant
     from bdia.bench.cell import Cell
-    from bdia.workload import Workload
+    from bdia.profiling.workload import Workload
 
 SCHEMA = 1
 STATUSES = ("not run", "ok", "oom", "failed")

@@ -21,6 +21,7 @@ from bdia.data.text.token_file import unigram_perplexity
 from bdia.data.text.tokenizer import END_OF_DOCUMENT, Bytes, CorpusBpe, Gpt2Bpe, load_tokenizer
 from bdia.data.text.tokens import TokenDataModule
 from bdia.data.text.windows import TokenLoader
+from helpers.places import CONFIGS
 
 DATA = Path(os.environ.get("BDIA_DATA", "data"))
 SAMPLE = "openwebtext_sample/openwebtext_sample_1000docs.txt.gz"
@@ -28,7 +29,6 @@ T = 8
 needs_sample = pytest.mark.skipif(
     not (DATA / "text" / SAMPLE).exists() or not (DATA / "bpe").exists(), reason="the sample is not in BDIA_DATA"
 )
-from helpers.places import CONFIGS
 
 
 class Numbered:

@@ -1,7 +1,7 @@
 """Functions that write their results into given tensors, as one kernel of torch.compile where a compiler works.
 
 Everything that outlives the kernel is made by its caller, so nothing that watches allocations misses any. To the fake
-tensors of a planner (`bdia.measure.traced_step.fake_tensors`) a kernel does nothing, as if a compiler were there.
+tensors of a planner (`bdia.profiling.traced_step.fake_tensors`) a kernel does nothing, as if a compiler were there.
 """
 
 import functools

@@ -94,7 +94,7 @@ class Recomputation:
         keep: number of trailing blocks that keep their activations (the last one's backward runs first anyway), or
             the indices of the blocks that do.
         memory_budget: peak memory of a whole training step that `keep` is to be chosen for, such as "12GiB", or a
-            fraction of the standard stack's; `bdia.plan.fit_to_memory` does that before training.
+            fraction of the standard stack's; `bdia.profiling.fit_to_memory` does that before training.
         save: kinds of operations ("attention", "matmul") whose outputs a recomputed block keeps.
         nested: names of a block's submodules ("attn", "mlp") that are recomputed once more, one at a time, while the
             block's gradients are computed: less memory than one whole block, for a second recomputation.
@@ -128,7 +128,7 @@ class Recomputation:
         if self.memory_budget is not None and training:
             raise RuntimeError(
                 f"memory_budget={self.memory_budget!r}: no number of kept blocks was chosen for it yet. Call "
-                f"bdia.plan.fit_to_memory (bdia.train does), or set {self.prefix}memory_budget=null and "
+                f"bdia.profiling.fit_to_memory (bdia.train does), or set {self.prefix}memory_budget=null and "
                 f"{self.prefix}keep"
             )
         return kept_blocks(self.keep, depth, self.prefix)

@@ -198,8 +198,8 @@ class BdiaStack(BlockStack, BdiaUpdates):
         kernel: which implementation computes the update. "eager"; "compiled", one kernel of torch.compile each for the
             update, its inverse and its gradients; "auto", compiled where a stream is large and a compiler works. All
             give the same bits.
-        memory_budget: peak memory of a whole training step for which `bdia.plan.fit_to_memory` chooses `keep`, such
-            as "12GiB", or a fraction of the standard stack's.
+        memory_budget: peak memory of a whole training step for which `bdia.profiling.fit_to_memory` chooses `keep`,
+            such as "12GiB", or a fraction of the standard stack's.
         save: kinds of operations ("attention", "matmul") whose outputs a recomputed block keeps.
         nested: submodules of a block ("attn", "mlp") that are recomputed once more, one at a time.
     Raises:

@@ -1,0 +1,141 @@
+"""Say what memory a training step takes, with every stack, before it runs and without the hardware.
+
+Usage: python -m bdia.cli.plan model=vit_paper batch=128 [memory=24GiB] [key=value ...]
+
+  model=           a file of configs/model
+  batch=           images, texts or sentence pairs in a step
+  tokens=          length of a text, or of source and target of a pair; default: the model's positions
+  depth=           blocks (encoder-decoder: of each half); default: the model's
+  precision=       32-true or bf16-mixed
+  device=cuda      or cpu: where our dropout keeps no masks of large tensors
+  memory=          an amount such as 24GiB, or a fraction such as 0.5 of the standard stack's peak: what fits into it
+                   (largest batch, largest depth), and which stack to take
+  num_classes=10   of images
+  vocab_size=      of texts; default: GPT-2's 50,257, for sentence pairs 8,000
+  out=             write the plan as JSON there
+  optimizer=adamw stack=bdia stack.keep=4 model.net.width=768 ...
+                   any other choice of configs/train.yaml; one of a stack leaves that stack and the standard one
+
+The step is traced with tensors that have a size and no data. Not in the peak: the CUDA context (some 0.5 GiB), the
+workspaces of cuBLAS and cuDNN, temporaries inside one operation, the allocator's fragmentation. FLOPs are those of the
+step's matrix products, convolutions and attention: no time is predicted.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from bdia.cli.arguments import command
+from bdia.data.files import write
+from bdia.profiling.planner import Plan, Planner, StackPlan
+from bdia.profiling.sizes import in_words, read_memory
+from bdia.profiling.workload import NUM_CLASSES
+
+CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")
+
+
+@dataclass
+class Arguments:
+    """The command's own arguments; all others choose from configs/train.yaml."""
+
+    batch: int = MISSING
+    tokens: int | None = None
+    depth: int | None = None
+    precision: str = ""
+    device: str = "cuda"
+    memory: str = ""
+    num_classes: int = NUM_CLASSES
+    vocab_size: int | None = None
+    out: str = ""
+
+
+def make_plan(overrides: Sequence[str], arguments: Arguments) -> Plan:
+    """Return the plan.
+
+    Raises:
+        ValueError: no model, or an argument that cannot be read; nothing fits into the memory.
+    """
+    if not any(override.startswith(("model=", "experiment=")) for override in overrides):
+        raise ValueError("model is missing: wanted model=..., see --help")
+    if arguments.precision:
+        overrides = [*overrides, f"trainer.precision={arguments.precision}"]
+    memory = read_memory(arguments.memory, "memory") if arguments.memory else None
+    planner = Planner(
+        overrides, arguments.batch, arguments.tokens, arguments.depth, arguments.num_classes, arguments.vocab_size,
+        arguments.device,
+    )  # fmt: skip
+    return planner.plan(int(memory * planner.standard.peak) if isinstance(memory, float) else memory)
+
+
+def in_text(plan: Plan) -> str:
+    """Return the plan as a table and a line or two."""
+    values = f"{plan.values:,} {'classes' if plan.kind == 'images' else 'tokens in the vocabulary'}"
+    length = f", {plan.tokens} tokens" if plan.tokens else ""
+    lines = [
+        f"{' '.join(plan.overrides)}: {plan.parameters:,} parameters, {' + '.join(map(str, plan.blocks))} blocks, "
+        f"{values}; a step of {plan.batch} {plan.kind}{length}, {plan.precision}, {plan.device}",
+        "",
+        *_table([_header(plan), *(_row(stack, plan.memory) for stack in plan.stacks)]),
+        "",
+        "FLOPs: of the step, to the standard stack's. Held per block: activations that a further block holds between "
+        "forward and backward.",
+    ]
+    lines += [f"{stack.name}: {stack.refused}" for stack in plan.stacks if stack.cost is None]
+    if plan.policy is not None:
+        policy = plan.policy
+        lines.append(
+            f"Within {in_words(plan.memory)}: {' '.join(policy.overrides)}   (peak {in_words(policy.cost.peak)}, "
+            f"{policy.relative_flops:.2f} of the standard stack's FLOPs)"
+        )
+    return "\n".join(lines)
+
+
+def _header(plan: Plan) -> list[str]:
+    fitting = [] if plan.memory is None else ["largest batch", "largest depth"]
+    return ["stack", "peak", *CATEGORIES, "FLOPs", "held per block", *fitting]
+
+
+def _row(stack: StackPlan, memory: int | None) -> list[str]:
+    if stack.cost is None:
+        return [stack.name, "refused", *[""] * (len(CATEGORIES) + (2 if memory is None else 4))]
+    sizes = [in_words(getattr(stack.cost, name)) for name in ("peak", *CATEGORIES)]
+    about = "" if stack.depth_is_traced else "about "
+    fitting = [] if memory is None else [str(stack.largest_batch or "none"), about + str(stack.largest_depth or "none")]
+    return [stack.name, *sizes, f"{stack.relative_flops:.2f}", in_words(stack.held_per_block), *fitting]
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if n else cell.ljust(width)
+            for n, cell, width in zip(range(len(row)), row, widths, strict=True)
+        )
+        for row in rows
+    ]
+
+
+def run(overrides: Sequence[str], arguments: Arguments) -> None:
+    """Print the plan, and write it where asked to."""
+    plan = make_plan(overrides, arguments)
+    if arguments.out:
+        write(Path(arguments.out), [json.dumps(dataclasses.asdict(plan), indent=1).encode() + b"\n"])
+    print(in_text(plan))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line."""
+    argv = sys.argv[1:] if argv is None else argv
+    own = {"-h", "--help", *(field.name for field in dataclasses.fields(Arguments))}
+    ours = [argument for argument in argv if argument.partition("=")[0] in own]
+    command(partial(run, [argument for argument in argv if argument not in ours]), Arguments(), __doc__, ours)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Choose how many blocks keep their activations so that a training step stays within an amount of memory."""
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from bdia.profiling.search import largest_that_fits
+from bdia.profiling.sizes import in_words, read_memory
+from bdia.profiling.traced_step import StepCost, TrainingStep, trace_step
+from bdia.reversible import BdiaStack, CheckpointStack, StandardStack
+
+KEY = "stack.memory_budget"
+Stack = BdiaStack | CheckpointStack
+
+
+class Fit(NamedTuple):
+    """What was chosen: trailing blocks kept, all stacks together; the step's predicted cost; the budget in bytes."""
+
+    kept_blocks: int
+    cost: StepCost
+    budget: int
+
+    def __str__(self) -> str:
+        kept = f"{KEY}: {self.kept_blocks} blocks keep their activations"
+        return f"{kept}, predicted peak {in_words(self.cost.peak)} of {in_words(self.budget)}"
+
+
+def fit_to_memory(
+    model: nn.Module,
+    make_step: Callable[[nn.Module], TrainingStep],
+    budget: str | float | None = None,
+    reserved: int = 0,
+    device: str | None = None,
+) -> Fit:
+    """Set `keep` of the model's stacks to the largest number of trailing blocks with which a training step fits.
+
+    The step is traced on a copy of the model without data, for a few values of `keep`: nothing is computed, the model's
+    weights and torch's random state stay as they are. A model with several stacks (encoder and decoder) gets the same
+    number in each, as far as one has so many blocks. What a trace leaves out, `trace_step` says; on CUDA leave the
+    budget below the card's memory by that much.
+
+    Args:
+        model: holds BdiaStacks or CheckpointStacks.
+        make_step: called with a copy of the model, makes an optimizer and the largest batch of the training, and
+            returns them with the step.
+        budget: peak of the whole step, e.g. "12GiB", or a fraction, e.g. 0.5, of the standard stack's; None takes the
+            stacks' own `memory_budget`.
+        reserved: bytes on the device beside the step, such as a resident data set.
+        device: of the training, "cpu" or "cuda", see `trace_step`; None: where the model's parameters are.
+    Raises:
+        ValueError: nothing to choose for; not even keep=0 fits.
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from bdia.profiling.traced_step import TrainingStep
+        >>> from bdia.profiling import fit_to_memory
+        >>> from bdia.reversible import BdiaStack
+        >>> model = BdiaStack([nn.TransformerEncoderLayer(64, 4, batch_first=True) for _ in range(12)])
+        >>> def make_step(model):
+        ...     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        ...     x = torch.randn(32, 50, 64)
+        ...     def run():
+        ...         model(x).square().mean().backward()
+        ...         optimizer.step()
+        ...         optimizer.zero_grad()
+        ...     return TrainingStep(model, optimizer, [x], run)
+        >>> fit = fit_to_memory(model, make_step, budget=0.5)
+        >>> model.keep == fit.kept_blocks, 0 < fit.kept_blocks < 12, fit.cost.peak <= fit.budget
+        (True, True, True)
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, Stack)]
+    stacks = [model.get_submodule(name) for name in names]
+    if not stacks:
+        raise ValueError(f"{type(model).__name__} holds no stack that keeps blocks: set stack=bdia or checkpoint")
+    device = device or next(model.parameters()).device.type
+    value = stacks[0].memory_budget if budget is None else budget
+    if value is None:
+        raise ValueError(f"{KEY}=null: wanted an amount such as 12GiB, or a fraction such as 0.5; set {KEY}")
+    wanted = read_memory(value, KEY)
+    if isinstance(wanted, float):
+        wanted = int(wanted * (_cost(model, make_step, _standard(names), device).peak + reserved))
+    costs: dict[int, StepCost] = {}
+
+    def need(keep: int) -> int:
+        costs[keep] = _cost(model, make_step, _keeping(names, keep), device)
+        return costs[keep].peak + reserved
+
+    keep = largest_that_fits(need, wanted, starts=[1], least=0, most=max(map(len, stacks)))
+    if keep < 0:
+        least = min(costs, key=lambda keep: costs[keep].peak)
+        raise ValueError(
+            f"{KEY}={value} ({in_words(wanted)}): keep={least} needs {in_words(costs[least].peak + reserved)}, the "
+            f"least of all. Set {KEY} to that or more, a smaller batch (data.batch_size, data.token_budget) or a "
+            "smaller model"
+        )
+    for stack in stacks:
+        stack.keep, stack.memory_budget = min(keep, len(stack)), None
+    return Fit(sum(stack.keep for stack in stacks), costs[keep], wanted)
+
+
+def _cost(
+    model: nn.Module,
+    make_step: Callable[[nn.Module], TrainingStep],
+    change: Callable[[nn.Module], nn.Module],
+    device: str,
+) -> StepCost:
+    return trace_step(lambda: make_step(change(_without_data(model))), device)
+
+
+def _keeping(names: list[str], keep: int) -> Callable[[nn.Module], nn.Module]:
+    def change(model: nn.Module) -> nn.Module:
+        for name in names:
+            stack = model.get_submodule(name)
+            stack.keep, stack.memory_budget = min(keep, len(stack)), None
+        return model
+
+    return change
+
+
+def _standard(names: list[str]) -> Callable[[nn.Module], nn.Module]:
+    def change(model: nn.Module) -> nn.Module:
+        for name in names:
+            stack = StandardStack(list(model.get_submodule(name)))
+            if not name:
+                return stack
+            model.set_submodule(name, stack)
+        return model
+
+    return change
+
+
+def _without_data(model: nn.Module) -> nn.Module:
+    """Copy a model under fake tensors: its parameters and buffers take no memory."""
+    mode = detect_fake_mode()
+    memo: dict[int, torch.Tensor | nn.Parameter] = {}
+    for p in model.parameters():
+        memo[id(p)] = nn.Parameter(mode.from_tensor(p.detach()), requires_grad=p.requires_grad)
+    memo |= {id(buffer): mode.from_tensor(buffer) for buffer in model.buffers()}
+    with unset_fake_temporarily():  # what else the model holds (tables of constants) stays real
+        return copy.deepcopy(model, memo)

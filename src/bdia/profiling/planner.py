@@ -1,0 +1,220 @@
+"""What every stack needs for one training step of a config, and what to do with a given amount of memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, open_dict
+
+from bdia.build import compose, kind_of_model
+from bdia.profiling.search import largest_that_fits
+from bdia.profiling.sizes import in_words
+from bdia.profiling.traced_step import StepCost, TrainingStep, trace_step
+from bdia.profiling.workload import NUM_CLASSES, VOCAB_SIZE, build_workload
+from bdia.reversible import BlockStack
+
+STACKS = {
+    "standard": ("stack=standard",),
+    "checkpoint keep 1": ("stack=checkpoint", "stack.keep=1"),
+    "revvit": ("stack=revvit",),
+    "bdia keep 0": ("stack=bdia", "stack.keep=0"),
+    "bdia keep 1": ("stack=bdia", "stack.keep=1"),
+}
+TRACED_BLOCKS = 96  # a trace takes about a tenth of a second a block
+
+
+@dataclass(frozen=True)
+class StackPlan:
+    """One stack's step.
+
+    Args:
+        overrides: that choose the stack.
+        cost: None where the stack does not take the model; `refused` then says why.
+        relative_flops: of the step, to the standard stack's. No time is predicted.
+        held_per_block: bytes of activations that a further block holds between forward and backward.
+        largest_batch, largest_depth: that fit into the memory given (0: none), the other one as asked for; None
+            where no memory was given.
+        depth_is_traced: that depth and one more were; else it lies on the line through smaller ones.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    cost: StepCost | None
+    relative_flops: float = 0.0
+    held_per_block: float = 0.0
+    largest_batch: int | None = None
+    largest_depth: int | None = None
+    depth_is_traced: bool = True
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The quickest way that fits: overrides to paste, and the step's cost with them."""
+
+    overrides: tuple[str, ...]
+    cost: StepCost
+    relative_flops: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The question, every stack's answer and the policy; `memory` in bytes, `blocks` of every stack of the model."""
+
+    overrides: tuple[str, ...]
+    kind: str
+    batch: int
+    tokens: int | None
+    blocks: tuple[int, ...]
+    parameters: int
+    values: int
+    precision: str
+    device: str
+    stacks: list[StackPlan]
+    memory: int | None = None
+    policy: Policy | None = None
+
+
+class Planner:
+    """Traces training steps of a config on made-up batches, each once.
+
+    Args:
+        overrides: of configs/train.yaml; those of the stack, if any, take the place of all stacks but the standard.
+        batch, tokens, num_classes, vocab_size: of `bdia.profiling.workload.build_workload`.
+        depth: blocks of the model, of each of its stacks; None takes the config's.
+        device: of `bdia.profiling.traced_step.trace_step`.
+    Raises:
+        ValueError: the config does not compose; a depth below 1; another device than "cpu" or "cuda".
+    """
+
+    def __init__(
+        self,
+        overrides: Sequence[str],
+        batch: int,
+        tokens: int | None = None,
+        depth: int | None = None,
+        num_classes: int = NUM_CLASSES,
+        vocab_size: int | None = None,
+        device: str = "cuda",
+    ) -> None:
+        if any(override.lstrip("+").startswith("stack.memory_budget=") for override in overrides):
+            raise ValueError("stack.memory_budget is for training: set memory to the same amount")
+        if depth is not None and depth < 1:
+            raise ValueError(f"depth={depth}: wanted at least 1; set depth")
+        self.own = tuple(o for o in overrides if o.lstrip("+").startswith(("stack", "gamma@stack")))
+        self.overrides = tuple(o for o in overrides if o not in self.own)
+        self.batch, self.tokens, self.depth = batch, tokens, depth
+        self.num_classes, self.vocab_size, self.device = num_classes, vocab_size, device
+        self.costs: dict[tuple, StepCost] = {}
+        self.configs: dict[tuple[str, ...], DictConfig] = {}
+        self.cfg = self._config(STACKS["standard"], depth)
+        self.standard = self.cost(STACKS["standard"])
+        net = self.workload.task.net
+        self.blocks = tuple(len(module) for module in net.modules() if isinstance(module, BlockStack))
+        self.parameters = sum(p.numel() for p in net.parameters())
+        if len(set(self.blocks)) == 1:
+            self.depth = self.blocks[0]
+            self.costs[STACKS["standard"], batch, self.depth] = self.standard
+
+    def cost(self, stack: tuple[str, ...], batch: int | None = None, depth: int | None = None) -> StepCost:
+        """Return what a step costs; None takes the batch and depth asked for."""
+        key = stack, batch or self.batch, depth or self.depth
+        if key not in self.costs:
+            self.costs[key] = trace_step(lambda: self._step(*key), self.device)
+        return self.costs[key]
+
+    def _step(self, stack: tuple[str, ...], batch: int, depth: int | None) -> TrainingStep:
+        cfg = self._config(stack, depth)
+        work = self.workload = build_workload(cfg, batch, self.tokens, "cpu", self.num_classes, self.vocab_size)
+        return TrainingStep(work.task, work.optimizer, work.batch, work.step)
+
+    def _config(self, stack: tuple[str, ...], depth: int | None) -> DictConfig:
+        if stack not in self.configs:
+            try:
+                self.configs[stack] = compose([*self.overrides, *stack])
+            except HydraException as error:
+                raise ValueError(f"{error}: see configs/ for what there is") from error
+        cfg = self.configs[stack].copy()
+        net = cfg.model.net
+        if "weights" in net:
+            net.weights = None  # what they are makes no difference
+        if depth is not None:
+            keys = [key for key in ("depth", "encoder_depth", "decoder_depth") if key in net] or ["depth"]
+            with open_dict(net):
+                net.update(dict.fromkeys(keys, depth))
+        return cfg
+
+    def plan(self, memory: int | None = None) -> Plan:
+        """Return every stack's costs; with bytes of memory, what fits and what to choose."""
+        choices = {"standard": STACKS["standard"], " ".join(self.own): self.own} if self.own else STACKS
+        stacks = [self._stack(name, overrides, memory) for name, overrides in choices.items()]
+        policy = None if memory is None else self._policy(stacks, memory)
+        values = self.num_classes if kind_of_model(self.cfg) == "images" else self._vocabulary
+        return Plan(
+            overrides=self.overrides, kind=kind_of_model(self.cfg), batch=self.batch, tokens=self.tokens,
+            blocks=self.blocks, parameters=self.parameters, values=values, precision=str(self.cfg.trainer.precision),
+            device=self.device, stacks=stacks, memory=memory, policy=policy,
+        )  # fmt: skip
+
+    @property
+    def _vocabulary(self) -> int:
+        return self.vocab_size or VOCAB_SIZE[kind_of_model(self.cfg)]
+
+    def _stack(self, name: str, overrides: tuple[str, ...], memory: int | None) -> StackPlan:
+        try:
+            cost = self.cost(overrides)
+        except InstantiationException as error:
+            return StackPlan(name, overrides, None, refused=str(error.__cause__ or error))
+        depth, other = max(self.blocks), max(self.blocks) // 2 or 2
+        further = sum(self.blocks) - other * len(self.blocks)
+        held = (cost.held - self.cost(overrides, depth=other).held) / further
+        plan = StackPlan(name, overrides, cost, cost.flops / self.standard.flops, held)
+        if memory is None:
+            return plan
+        batch = largest_that_fits(lambda n: self.cost(overrides, batch=n).peak, memory, [self.batch])
+        deepest, traced = self._largest_depth(overrides, memory, [depth, other])
+        return replace(plan, largest_batch=batch, largest_depth=deepest, depth_is_traced=traced)
+
+    def _largest_depth(self, overrides: tuple[str, ...], memory: int, starts: list[int]) -> tuple[int, bool]:
+        """Return the depth and whether it was traced; further than TRACED_BLOCKS, it lies on the line up to there."""
+
+        def need(depth: int) -> int:
+            return self.cost(overrides, depth=depth).peak
+
+        most = max(TRACED_BLOCKS // len(self.blocks), *starts)
+        deepest = largest_that_fits(need, memory, starts, most=most)
+        if deepest < most:
+            return deepest, True
+        return most + int((memory - need(most)) * (most - starts[1]) / (need(most) - need(starts[1]))), False
+
+    def _policy(self, stacks: list[StackPlan], memory: int) -> Policy:
+        """Standard if it fits; else BDIA, keeping as many blocks as fit; else a smaller batch as well."""
+        if self.standard.peak <= memory:
+            return Policy(STACKS["standard"], self.standard, 1.0)
+        other = any(o.startswith("stack=") and o != "stack=bdia" for o in self.own)
+        bdia = ("stack=bdia",) if other or not self.own else self.own
+        none = (*bdia, "stack.keep=0")
+        batch = self.batch
+        if self.cost(none).peak > memory:
+            batch = largest_that_fits(lambda n: self.cost(none, batch=n).peak, memory, [self.batch])
+        if not batch:
+            raise ValueError(
+                f"memory={in_words(memory)}: not even a batch of 1 fits, {' '.join(none)} needs "
+                f"{in_words(self.cost(none, batch=1).peak)}; set memory to that or more, or a smaller model"
+            )
+
+        def keeping(keep: int) -> tuple[str, ...]:
+            return (*bdia, f"stack.keep={keep}")
+
+        keep = largest_that_fits(
+            lambda n: self.cost(keeping(n), batch).peak, memory, [1], least=0, most=max(self.blocks)
+        )
+        cost = self.cost(keeping(keep), batch)
+        relative = cost.flops / self.cost(STACKS["standard"], batch).flops
+        return Policy((*keeping(keep), *(self._batch_key(batch) if batch < self.batch else ())), cost, relative)
+
+    def _batch_key(self, batch: int) -> tuple[str]:
+        if kind_of_model(self.cfg) != "sentence pairs":
+            return (f"data.batch_size={batch}",)
+        source, target, _ = self.workload.batch
+        return (f"data.token_budget={batch * (source.shape[1] + target.shape[1])}",)

@@ -1,0 +1,164 @@
+"""`make reproduce-*`: choose a scale, say what it will take, run the sweep, print the table.
+
+Scales: "paper" is the published setting, "cpu" the same comparison in the low-data regime for two cores, "smoke" takes
+a minute or two (text: on the embedded data).
+"""
+
+import argparse
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from itertools import cycle, islice, product
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from bdia.build import build_data, build_task, compose
+from bdia.data.errors import DataNotFoundError
+from bdia.data.module import DataModule
+from bdia.profiling.workload import Workload
+from bdia.results.report import build_report
+from bdia.results.store import read_records
+from bdia.results.tables import table_text
+from bdia.train.job import free_memory
+
+SCALES = ("paper", "cpu", "smoke")
+# What can be reproduced -> its experiment at the paper's scale; the other scales' have the scale behind the name.
+RECIPES = {
+    "cifar10": "table1_cifar10",
+    "cifar100": "table1_cifar100",
+    "translation": "translation",
+    "gpt2": "gpt2",
+}
+
+
+def choose_scale(asked: str | None, has_gpu: bool) -> tuple[str, str]:
+    """Return (scale, why). Without a wish: paper with a GPU, else cpu.
+
+    Raises:
+        ValueError: a scale that does not exist.
+    """
+    if asked and asked not in SCALES:
+        raise ValueError(f"SCALE={asked}: wanted one of {', '.join(SCALES)}")
+    if asked:
+        return asked, f"SCALE={asked} was asked for"
+    return ("paper", "a CUDA GPU is here") if has_gpu else ("cpu", "no CUDA GPU is here; SCALE=paper would insist")
+
+
+def sweep_of(experiment: str) -> list[list[str]]:
+    """Return the overrides of each of an experiment's variants: its sweep without the seeds."""
+    cfg = compose([f"experiment={experiment}"], return_hydra_config=True)
+    swept = {key: str(values).split(",") for key, values in cfg.hydra.sweeper.params.items() if key != "seed"}
+    return [[f"{key}={value}" for key, value in zip(swept, job, strict=True)] for job in product(*swept.values())]
+
+
+def job_config(experiment: str, overrides: list[str]) -> DictConfig:
+    """Compose one job of an experiment."""
+    return compose([f"experiment={experiment}", *overrides])
+
+
+def seconds_per_step(cfg: DictConfig, data: DataModule, device: str, repeats: int = 3) -> float:
+    """Median seconds of a training step on the first batches of an epoch, after one warm-up."""
+    task = build_task(cfg, data.net_arguments, data.task_arguments).to(device)
+    optimizer = task.optimizer(task.parameters())
+    times = []
+    for batch in islice(cycle(data.train_dataloader()), 1 + repeats):
+        batch = tuple(tensor.to(device) for tensor in batch)
+        start = time.perf_counter()
+        Workload(task, batch, optimizer, cfg.trainer.precision).step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def estimate_minutes(experiment: str, data: DataModule, seeds: int, device: str, jobs: int) -> float:
+    """Minutes for all jobs, from a few timed steps per variant on this machine; evaluation is not in it."""
+    configs = [job_config(experiment, overrides) for overrides in sweep_of(experiment)]
+    steps = len(data.train_dataloader())
+    total = sum(seconds_per_step(cfg, data, device) * steps * cfg.trainer.max_epochs for cfg in configs)
+    free_memory()  # the jobs are other processes on the same device
+    return total * seeds / jobs / 60
+
+
+def run(recipe: str, asked: str | None, seeds: int, results: Path) -> int:
+    """Run a recipe's variants with `seeds` seeds; an interrupted sweep goes on where it was. Returns the exit code.
+
+    Raises:
+        ValueError: no such scale, or no seed. DataNotFoundError, DataCorruptError: before anything runs.
+    """
+    if seeds < 1:
+        raise ValueError(f"SEEDS={seeds}: wanted at least 1")
+    has_gpu = torch.cuda.is_available()
+    scale, why = choose_scale(asked, has_gpu)
+    experiment = RECIPES[recipe] + ("" if scale == "paper" else f"_{scale}")
+    variants = sweep_of(experiment)
+    data = build_data(job_config(experiment, variants[0]))
+    data.prepare_data()  # once, here: jobs that start together would download into each other's files
+    data.setup()
+    # A small model uses one core far better than several: one job per core. A GPU takes its jobs one by one.
+    jobs = 1 if has_gpu else min(len(os.sched_getaffinity(0)), len(variants) * seeds)
+    name = torch.cuda.get_device_name() if has_gpu else f"{jobs} CPU core(s)"
+    torch.set_num_threads(1)
+    minutes = estimate_minutes(experiment, data, seeds, "cuda" if has_gpu else "cpu", jobs)
+    size = f"{len(variants)} variants x {seeds} seeds on {name}"
+    print(
+        f"scale {scale}: {why}. {size}: about {minutes:.1f} minutes of training steps, then start-up and evaluation.",
+        flush=True,
+    )
+    code = run_sweep(sweep_command(experiment, seeds, jobs, results), one_thread=not has_gpu)
+    if results.is_dir() and (records := read_records(results)):
+        page = build_report(results, results)
+        print(table_text([record for record in records if record.experiment == experiment]), f"\nReport: {page}")
+    return code
+
+
+def sweep_command(experiment: str, seeds: int, jobs: int, results: Path) -> list[str]:
+    """Return the command that trains every variant with every seed, `jobs` at a time."""
+    command = [sys.executable, "-m", "bdia.train", f"experiment={experiment}", f"paths.results={results}"]
+    command.append("hydra.sweeper.params.seed='" + ",".join(map(str, range(seeds))) + "'")
+    return command + (["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else [])
+
+
+def run_sweep(command: list[str], one_thread: bool) -> int:
+    """Run the sweep in a process group of its own, so that SIGTERM and Ctrl-C reach every job and each saves."""
+    environment = os.environ | ({"OMP_NUM_THREADS": "1"} if one_thread else {})
+    child = subprocess.Popen(command, env=environment, start_new_session=True)
+
+    def end(signum: int, frame: object) -> None:
+        os.killpg(child.pid, signal.SIGTERM)
+
+    before = {signum: signal.signal(signum, end) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = child.wait()
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    return 128 - code if code < 0 else code
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", choices=tuple(RECIPES))
+    parser.add_argument("--scale", default=None, help=f"{', '.join(SCALES)}; default: paper with a GPU, else cpu")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds per variant")
+    parser.add_argument("--data-dir", default=None, help="folder of the data; default: $BDIA_DATA, else data")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    arguments = parser.parse_args(argv)
+    if arguments.data_dir:
+        if not Path(arguments.data_dir).is_dir():
+            sys.exit(f"error: DATA={arguments.data_dir}: no such folder; wanted one with the data")
+        os.environ["BDIA_DATA"] = arguments.data_dir
+    try:
+        sys.exit(run(arguments.recipe, arguments.scale or None, arguments.seeds, arguments.results))
+    except (ValueError, DataNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

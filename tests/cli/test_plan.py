@@ -1,0 +1,86 @@
+"""`python -m bdia.cli.plan`: arguments, the table, the file."""
+
+import json
+import re
+
+import pytest
+
+from bdia.cli.plan import Arguments, main
+from bdia.cli.plan import __doc__ as usage
+
+SMALL = ["model=vit_demo", "model.net.width=32", "model.net.heads=2", "depth=2", "batch=8"]
+
+
+@pytest.fixture
+def call(capsys):
+    """call(*arguments): (exit code, standard output, standard error)."""
+
+    def run(*arguments):
+        code = 0
+        try:
+            main(list(arguments))
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_help_shows_every_argument(call):
+    code, out, _ = call("--help")
+    assert (code, out.strip()) == (0, usage.strip())
+    shown = set(re.findall(r"^  (\w+)=", out, re.MULTILINE))
+    assert shown >= {"model", *Arguments.__dataclass_fields__}
+    for left_out in ("CUDA context", "cuBLAS and cuDNN", "fragmentation"):
+        assert left_out in out
+
+
+def test_the_table_has_every_stack_and_what_was_assumed(call):
+    code, out, err = call(*SMALL)
+    assert (code, err) == (0, "")
+    assert "model=vit_demo" in out.splitlines()[0]
+    assert "10 classes; a step of 8 images, 32-true, cuda" in out
+    table = [re.split(r"  +", line.strip()) for line in out.splitlines()[2:8]]
+    assert table[0][:3] == ["stack", "peak", "parameters"]
+    assert [row[0] for row in table[1:]] == ["standard", "checkpoint keep 1", "revvit", "bdia keep 0", "bdia keep 1"]
+    assert {len(row) for row in table} == {9}
+    assert "largest batch" not in out
+
+
+@pytest.mark.slow
+def test_memory_adds_what_fits_and_what_to_paste_and_out_writes_it(call, tmp_path):
+    path = tmp_path / "new" / "plan.json"
+    code, out, _ = call(*SMALL, "memory=0.9", "stack=bdia", f"out={path}", "precision=bf16-mixed")
+    assert code == 0
+    assert re.search(
+        r"^Within [\d.]+ MiB: stack=bdia stack\.keep=\d( data\.batch_size=\d+)?   \(peak", out, re.MULTILINE
+    )
+    written = json.loads(path.read_text())
+    assert list(path.parent.iterdir()) == [path]
+    assert (written["precision"], written["device"], written["blocks"]) == ("bf16-mixed", "cuda", [2])
+    assert written["memory"] == int(0.9 * written["stacks"][0]["cost"]["peak"])
+    assert written["stacks"][1]["largest_batch"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["batch=8"], "model is missing"),
+        (["model=vit_demo"], "batch is missing"),
+        (["model=nonesuch", "batch=1"], "Could not find 'model/nonesuch'"),
+        (["model=vit_demo", "batch=0"], "batch=0: wanted at least 1"),
+        (["model=vit_demo", "batch=x"], "batch=x: wanted int"),
+        (["model=vit_demo", "batch=1", "depth=0"], "depth=0: wanted at least 1; set depth"),
+        (["model=vit_demo", "batch=1", "memory=24G"], "memory=24G: wanted an amount"),
+        (["model=vit_demo", "batch=1", "precision=8"], "precision=8: wanted 32-true or bf16-mixed"),
+        (["model=vit_demo", "batch=1", "device=tpu"], "device=tpu: wanted cuda or cpu; set device"),
+        (["model=gpt2_demo", "batch=1", "tokens=999"], "tokens=999: wanted 1 to 128"),
+        ([*SMALL, "memory=1KiB"], "memory=1.00 KiB: not even a batch of 1 fits"),
+        (["model=vit_demo", "batch=1", "nonesense"], "nonesense"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line_that_names_it(call, arguments, message):
+    code, _, err = call(*arguments)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert message in err
