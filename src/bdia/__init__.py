@@ -6,7 +6,27 @@ from typing import Any
 
 
 class BdiaError(Exception):
-    """Base of every error that a user of the package can cause; its text says what to do."""
+    """Base of every error meant for users: its text names the value seen, the value wanted and what to change."""
+
+
+class InvalidValueError(BdiaError, ValueError):
+    """A setting, an argument or an input that cannot be used."""
+
+
+class InvalidTypeError(BdiaError, TypeError):
+    """A thing of another type than the one wanted."""
+
+
+class UnsupportedError(BdiaError, RuntimeError):
+    """A combination, or a state of the program, in which the call cannot be done."""
+
+
+class MissingFileError(BdiaError, FileNotFoundError):
+    """A file or folder that is not there."""
+
+
+class ExistingFileError(BdiaError, FileExistsError):
+    """A file or folder that is there and would be overwritten."""
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
@@ -30,5 +50,14 @@ _MODULES = {
     "export": "bdia.train.export",
 }
 
-__all__ = ["BdiaError", "BdiaStack", "TwoPoint", "convert", "export", "lazy_names", "register_adapter", "revert"]
+__all__ = [
+    "BdiaError",
+    "ExistingFileError",
+    "InvalidTypeError",
+    "InvalidValueError",
+    "MissingFileError",
+    "UnsupportedError",
+    "lazy_names",
+    *_MODULES,
+]
 __getattr__ = lazy_names(__name__, _MODULES)

@@ -16,6 +16,7 @@ import hydra
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from bdia import InvalidValueError, MissingFileError
 from bdia.results.renamed import with_public_names
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _check_fit(cfg: DictConfig) -> None:
         return
     data, task = (get_class(part._target_) for part in (cfg.data, cfg.model))
     if data.kind != task.kind:
-        raise ValueError(
+        raise InvalidValueError(
             f"data are {data.kind} (data._target_={cfg.data._target_}), the model learns from {task.kind} "
             f"(model._target_={cfg.model._target_}): choose both of one kind (data=cifar10 model=vit_paper, "
             "data=numbers model=seq2seq_demo, data=pydoc model=gpt2_demo, data=restaurants model=gpt2_prompts_demo)"
@@ -96,7 +97,7 @@ def load_run(checkpoint: Path) -> Task:
     config = checkpoint.parent / "config.yaml"
     for path in (checkpoint, config):
         if not path.is_file():
-            raise FileNotFoundError(f"checkpoint={checkpoint}: {path} was not found; wanted <run folder>/final.ckpt")
+            raise MissingFileError(f"checkpoint={checkpoint}: {path} was not found; wanted <run folder>/final.ckpt")
     cfg = _saved_config(config)
     if "weights" in cfg.model.net:
         cfg.model.net.weights = None  # where training started from; the checkpoint has what it led to
@@ -128,7 +129,7 @@ def load_task(
         task.on_load_checkpoint(stored)
         task.load_state_dict(stored["state_dict"])
     except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
-        raise ValueError(f"checkpoint={checkpoint} does not hold this model's weights: {error}") from error
+        raise InvalidValueError(f"checkpoint={checkpoint} does not hold this model's weights: {error}") from error
     return task.eval()
 
 

@@ -8,13 +8,13 @@ import weakref
 
 import pytest
 import torch
-from test_engagement import LoopModel, compare, step
 from torch import nn
 
 import bdia
 from bdia.reversible import ChainSpec, EngineWarning, GridOverflowError, PerBlock, Ramp, TwoPoint
 from bdia.reversible.arithmetic.reference import reference_forward
 from bdia.reversible.stacks import adapters
+from helpers.loop_model import LoopModel, compare, step
 from helpers.reversible_helpers import D, TinyBlock, assert_bit_equal, loss_of, make_blocks, make_tokens
 
 # --- what stays as it is ---

@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 
+from bdia import InvalidValueError
 from bdia.bench import cases
 from bdia.bench.cell import Cell, run_cell
 from bdia.bench.document import document, text
@@ -86,9 +87,9 @@ def check(arguments: Arguments) -> None:
     for key, values, wanted in known:
         if not values or (unknown := [value for value in values if value not in wanted]):
             seen = ", ".join(unknown) if values else "nothing"
-            raise ValueError(f"{key}={seen}: wanted some of {', '.join(wanted)}; set {key}")
+            raise InvalidValueError(f"{key}={seen}: wanted some of {', '.join(wanted)}; set {key}")
     if arguments.repeats < cases.FEWEST_ROUNDS:
-        raise ValueError(
+        raise InvalidValueError(
             f"repeats={arguments.repeats}: wanted at least {cases.FEWEST_ROUNDS}, for medians and quartiles; "
             "set repeats"
         )
@@ -98,13 +99,13 @@ def check(arguments: Arguments) -> None:
         ("batch", arguments.batch),
     ):
         if (key == "depths" and not values) or min(values, default=1) < 1:
-            raise ValueError(f"{key}={values}: wanted numbers of at least 1; set {key}")
+            raise InvalidValueError(f"{key}={values}: wanted numbers of at least 1; set {key}")
     if len(arguments.batch) not in (0, len(arguments.models)):
-        raise ValueError(
+        raise InvalidValueError(
             f"batch={arguments.batch}: wanted one number for each of models={arguments.models}, or []; set batch"
         )
     if arguments.threads is not None and arguments.threads < 1:
-        raise ValueError(f"threads={arguments.threads}: wanted at least 1, or null; set threads")
+        raise InvalidValueError(f"threads={arguments.threads}: wanted at least 1, or null; set threads")
 
 
 def cells(arguments: Arguments, device: torch.device) -> list[Cell]:
@@ -137,7 +138,7 @@ def run(arguments: Arguments) -> None:
     if arguments.show:
         path = Path(arguments.show)
         if not path.is_file():
-            raise ValueError(f"show={path}: not found; wanted the JSON of an earlier bench; set show")
+            raise InvalidValueError(f"show={path}: not found; wanted the JSON of an earlier bench; set show")
         return show(read_bench(path), path.parent)
     check(arguments)
     device = read_device(

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from bdia import InvalidValueError
 from bdia.bench.command import begin, measure_cells
 from bdia.bench.document import provenance
 from bdia.bench.held import bits_per_extra_block
@@ -61,13 +62,13 @@ def check(arguments: Arguments) -> None:
     for key, known in (("trainings", TRAININGS), ("variants", WAYS)):
         values = getattr(arguments, key)
         if not values or not set(values) <= set(known):
-            raise ValueError(f"{key}={values}: wanted some of {', '.join(known)}; set {key}")
+            raise InvalidValueError(f"{key}={values}: wanted some of {', '.join(known)}; set {key}")
     for key, least in (("depths", 1), ("width", 1), ("tokens", 1), ("batch", 1), ("threads", 1), ("repeats", 0)):
         value = getattr(arguments, key)
         if min(value if isinstance(value, list) else [value], default=least - 1) < least:
-            raise ValueError(f"{key}={value}: wanted at least {least}; set {key}")
+            raise InvalidValueError(f"{key}={value}: wanted at least {least}; set {key}")
     if len(arguments.repeats) != len(arguments.depths):
-        raise ValueError(f"repeats={arguments.repeats}: wanted one number for each of depths={arguments.depths}")
+        raise InvalidValueError(f"repeats={arguments.repeats}: wanted one number for each of depths={arguments.depths}")
 
 
 def cells(arguments: Arguments) -> list[tuple[DecoderCell, int]]:

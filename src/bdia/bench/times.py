@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from bdia import InvalidValueError
+
 
 @dataclass(frozen=True)
 class Times:
@@ -19,7 +21,7 @@ class Times:
     def __post_init__(self) -> None:
         """Refuse what has no median."""
         if not self.ms or min(self.ms) <= 0:
-            raise ValueError(f"times {self.ms}: wanted at least one, all above 0 ms")
+            raise InvalidValueError(f"times {self.ms}: wanted at least one, all above 0 ms")
 
     @property
     def n(self) -> int:
@@ -59,7 +61,7 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
         ValueError: as many times are wanted of both.
     """
     if len(ours) != len(theirs):
-        raise ValueError(f"{len(ours)} and {len(theirs)} times: wanted two variants of the same rounds")
+        raise InvalidValueError(f"{len(ours)} and {len(theirs)} times: wanted two variants of the same rounds")
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
+from bdia import InvalidValueError
 from bdia.callbacks.history import Measurement, Row
 from bdia.profiling.storage_meter import StorageMeter
 
@@ -31,7 +32,7 @@ class PeakMemory(Measurement):
     def __init__(self, at_batch: int = 1) -> None:
         super().__init__()
         if at_batch < 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"at_batch={at_batch}: wanted at least 1, after a warm-up; set callbacks.peak_memory.at_batch"
             )
         self.at_batch = at_batch

@@ -12,6 +12,7 @@ from hydra.errors import InstantiationException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bdia import InvalidValueError
 from bdia.build import load_run
 from bdia.tasks import Task
 
@@ -54,11 +55,11 @@ def read_arguments(defaults: Arguments, argv: Sequence[str]) -> Arguments:
     for argument in argv:
         key, equals, text = argument.partition("=")
         if not equals or key not in fields:
-            raise ValueError(f"{argument}: wanted key=value with one of the keys {', '.join(fields)}")
+            raise InvalidValueError(f"{argument}: wanted key=value with one of the keys {', '.join(fields)}")
         given[key] = text if fields[key].type is str else _read_value(defaults, key, text)
     for key in fields:
         if key not in given and getattr(defaults, key) == MISSING:
-            raise ValueError(f"{key} is missing: wanted {key}=..., see --help")
+            raise InvalidValueError(f"{key} is missing: wanted {key}=..., see --help")
     return dataclasses.replace(defaults, **given)
 
 
@@ -68,7 +69,7 @@ def _read_value(defaults: Any, key: str, text: str) -> Any:
         return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         kind = next(field.type for field in dataclasses.fields(defaults) if field.name == key)
-        raise ValueError(f"{key}={text}: wanted {getattr(kind, '__name__', kind)}; set {key}") from error
+        raise InvalidValueError(f"{key}={text}: wanted {getattr(kind, '__name__', kind)}; set {key}") from error
 
 
 def open_run(checkpoint: str, kind: type[Task], device: str, way_out: str) -> Task:
@@ -83,7 +84,7 @@ def open_run(checkpoint: str, kind: type[Task], device: str, way_out: str) -> Ta
     place = read_device(device)
     task = load_run(Path(checkpoint))
     if not isinstance(task, kind):
-        raise ValueError(
+        raise InvalidValueError(
             f"checkpoint={checkpoint} is of {type(task).__name__}, wanted {kind.__name__}: set checkpoint to {way_out}"
         )
     return task.to(place)
@@ -98,4 +99,4 @@ def read_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={name}: wanted cpu, or cuda with a CUDA GPU; set device") from error
+        raise InvalidValueError(f"device={name}: wanted cpu, or cuda with a CUDA GPU; set device") from error

@@ -21,6 +21,7 @@ import torch
 from omegaconf import MISSING
 from tokenizers import Tokenizer
 
+from bdia import InvalidValueError
 from bdia.cli.arguments import command, open_run
 from bdia.data.text.tokenizer import END_OF_DOCUMENT
 from bdia.models.sampling import generate
@@ -51,7 +52,7 @@ def sample_texts(task: Task, arguments: Arguments) -> list[str]:
         ValueError: an argument out of range, or a prompt and new tokens longer than the net's positions.
     """
     if arguments.samples < 1:
-        raise ValueError(f"samples={arguments.samples}: wanted at least 1; set samples")
+        raise InvalidValueError(f"samples={arguments.samples}: wanted at least 1; set samples")
     device = task.device
     rows = torch.tensor([_prompt_ids(task.tokenizer, arguments.prompt)] * arguments.samples, device=device)
     found = generate(
@@ -70,7 +71,7 @@ def sample_texts(task: Task, arguments: Arguments) -> list[str]:
 def _prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     start = tokenizer.token_to_id(END_OF_DOCUMENT)
     if not prompt and start is None:
-        raise ValueError(f"prompt is empty and the tokenizer has no {END_OF_DOCUMENT} to begin with: set prompt")
+        raise InvalidValueError(f"prompt is empty and the tokenizer has no {END_OF_DOCUMENT} to begin with: set prompt")
     return tokenizer.encode(prompt).ids or [start]
 
 

@@ -31,6 +31,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
+from bdia import InvalidValueError
 from bdia.cli.arguments import command
 from bdia.data.files import write
 from bdia.profiling.planner import Plan, Planner, StackPlan
@@ -62,7 +63,7 @@ def make_plan(overrides: Sequence[str], arguments: Arguments) -> Plan:
         ValueError: no model, or an argument that cannot be read; nothing fits into the memory.
     """
     if not any(override.startswith(("model=", "experiment=")) for override in overrides):
-        raise ValueError("model is missing: wanted model=..., see --help")
+        raise InvalidValueError("model is missing: wanted model=..., see --help")
     if arguments.precision:
         overrides = [*overrides, f"trainer.precision={arguments.precision}"]
     memory = read_memory(arguments.memory, "memory") if arguments.memory else None

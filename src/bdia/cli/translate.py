@@ -19,6 +19,7 @@ from itertools import islice
 
 from omegaconf import MISSING
 
+from bdia import InvalidValueError
 from bdia.cli.arguments import command, open_run
 from bdia.tasks import Translation
 
@@ -45,7 +46,7 @@ def translate_lines(task: Translation, lines: Iterable[str], arguments: Argument
     while batch := [line.strip() for line in islice(lines, arguments.batch_size)]:
         for place, line in enumerate(batch, number):
             if (size := len(task.tokenizer.encode(line).ids) + 1) > task.net.longest:
-                raise ValueError(f"line {place} has {size} tokens, wanted at most {task.net.longest}: split it")
+                raise InvalidValueError(f"line {place} has {size} tokens, wanted at most {task.net.longest}: split it")
         try:
             found = task.translate(
                 batch,
@@ -54,7 +55,7 @@ def translate_lines(task: Translation, lines: Iterable[str], arguments: Argument
                 max_length=arguments.max_length,
             )
         except ValueError as error:
-            raise ValueError(f"lines {number} to {number + len(batch) - 1}: {error}") from error
+            raise InvalidValueError(f"lines {number} to {number + len(batch) - 1}: {error}") from error
         yield from (text.replace("\r", " ").replace("\n", " ") for text in found)
         number += len(batch)
 
@@ -62,7 +63,7 @@ def translate_lines(task: Translation, lines: Iterable[str], arguments: Argument
 def run(arguments: Arguments) -> None:
     """Translate standard input to standard output."""
     if arguments.batch_size < 1:
-        raise ValueError(f"batch_size={arguments.batch_size}: wanted at least 1 line; set batch_size")
+        raise InvalidValueError(f"batch_size={arguments.batch_size}: wanted at least 1 line; set batch_size")
     way_out = "a translation run's; python -m bdia.cli.generate reads a language model's"
     task = open_run(arguments.checkpoint, Translation, arguments.device, way_out)
     sys.stdin.reconfigure(encoding="utf-8", newline="\n")  # only \n ends a line, as for wc and paste

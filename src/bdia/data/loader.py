@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bdia import InvalidValueError
+
 
 def seeded_generator(*key: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator whose numbers depend on the key alone: a purpose, then integers such as seed and epoch."""
@@ -108,7 +110,7 @@ class EpochLoader(ABC):
         plan = self.plan()
         saved = {key: resume.get(key) for key in plan}
         if saved != plan:
-            raise ValueError(
+            raise InvalidValueError(
                 f"cannot resume inside epoch {epoch}: the checkpoint was written with {saved}, this run has {plan}. "
                 f"Keep {self.plan_keys} and the number of devices, or resume from a checkpoint written at the end of "
                 "an epoch."

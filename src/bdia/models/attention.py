@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bdia import InvalidValueError
 from bdia.models.dropout import Dropout
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, tokens, D / H)
@@ -46,7 +47,7 @@ class _Attention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(
+            raise InvalidValueError(
                 f"width {width} is not a multiple of heads={heads}: change model.net.heads or model.net.width"
             )
         self.heads, self.attention_dropout = heads, attention_dropout

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from bdia import InvalidValueError
 from bdia.models.attention import KeyValueCache
 from bdia.models.seq2seq import Seq2SeqTransformer
 
@@ -65,13 +66,13 @@ def beam_search(
 def _check(net: Seq2SeqTransformer, max_length: int | None, beam: int, length_penalty: float) -> None:
     longest = net.longest - 1
     if net.training:
-        raise ValueError("the net is in training mode, wanted eval mode: call net.eval() first")
+        raise InvalidValueError("the net is in training mode, wanted eval mode: call net.eval() first")
     if beam < 1:
-        raise ValueError(f"beam={beam}: wanted at least 1 hypothesis; set beam")
+        raise InvalidValueError(f"beam={beam}: wanted at least 1 hypothesis; set beam")
     if not math.isfinite(length_penalty):
-        raise ValueError(f"length_penalty={length_penalty}: wanted a finite number; set length_penalty")
+        raise InvalidValueError(f"length_penalty={length_penalty}: wanted a finite number; set length_penalty")
     if max_length is not None and not 1 <= max_length <= longest:
-        raise ValueError(
+        raise InvalidValueError(
             f"max_length={max_length}: wanted 1 to {longest}, one less than the net's positions; set max_length, or "
             "train with a larger model.net.positions"
         )
@@ -155,7 +156,7 @@ def best_first(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     above, equal = scores > last, scores == last
     kept = above | (equal & (equal.cumsum(dim=1) <= count - above.sum(dim=1, keepdim=True)))
     if not (kept.sum(dim=1) == count).all():
-        raise ValueError(
+        raise InvalidValueError(
             "the net's logits are not numbers: its weights are NaN or infinite, take an earlier checkpoint"
         )
     places = kept.nonzero()[:, 1].unflatten(0, (-1, count))

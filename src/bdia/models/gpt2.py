@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bdia import InvalidValueError
 from bdia.models.attention import KeyValueCache, SelfAttention
 from bdia.models.blocks import Block, Join, feed_forward
 from bdia.models.dropout import Dropout
@@ -91,7 +92,7 @@ class Gpt2(nn.Module):
         start = 0 if cache is None else cache.length
         end = start + tokens.shape[1]
         if end > self.longest:
-            raise ValueError(
+            raise InvalidValueError(
                 f"a sequence of {end} tokens, wanted at most {self.longest}: "
                 "set model.net.positions, or data.context to a shorter one"
             )

@@ -10,6 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bdia import InvalidValueError, MissingFileError
+
 # Hugging Face's name -> ours. Its Conv1D layers hold (inputs, outputs), the transpose of nn.Linear.
 _OUTSIDE = {
     "wte.weight": "tokens.weight",
@@ -46,14 +48,16 @@ def load_gpt2_weights(net: nn.Module, path: Path) -> None:
         wanted, tensor = _translate(name, tensor)
         if wanted not in own or own[wanted].shape != tensor.shape:
             seen = tuple(own[wanted].shape) if wanted in own else "nothing"
-            raise ValueError(
+            raise InvalidValueError(
                 f"{path.name}: {name} is {tuple(tensor.shape)}, the model has {seen} there: set model.net.width, "
                 "model.net.depth, model.net.positions and the tokenizer to the weights' own (with RevViT also "
                 "stack.merge=mean), or model.net.weights=null"
             )
         found[wanted] = tensor
     if missing := sorted(own.keys() - found.keys()):
-        raise ValueError(f"{path.name} has no weights for {', '.join(missing[:3])}: set model.net.depth or stack.merge")
+        raise InvalidValueError(
+            f"{path.name} has no weights for {', '.join(missing[:3])}: set model.net.depth or stack.merge"
+        )
     net.load_state_dict(found)
 
 
@@ -75,7 +79,7 @@ def huggingface_weights(net: nn.Module) -> dict[str, Tensor]:
             linear = kind == "weight" and not layer.startswith("norm")
             found[f"transformer.h.{block}.{in_block[layer]}.{kind}"] = tensor.T if linear else tensor
         else:
-            raise ValueError(f"{name} has no place in Hugging Face's GPT-2: train with a stack of one stream")
+            raise InvalidValueError(f"{name} has no place in Hugging Face's GPT-2: train with a stack of one stream")
     return found
 
 
@@ -132,7 +136,7 @@ def read_weights(path: Path, key: str = "model.net.weights") -> dict[str, Any]:
             try:
                 return load_file(place) if safe else torch.load(place, map_location="cpu", weights_only=True)
             except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-                raise ValueError(
+                raise InvalidValueError(
                     f"{place} cannot be read as weights ({type(error).__name__}): set {key} to a whole file"
                 ) from error
-    raise FileNotFoundError(f"{key}={path}: wanted model.safetensors or pytorch_model.bin in Hugging Face's layout")
+    raise MissingFileError(f"{key}={path}: wanted model.safetensors or pytorch_model.bin in Hugging Face's layout")

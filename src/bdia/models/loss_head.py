@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bdia import InvalidValueError
+
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Sum of the cross-entropies; backward computes each chunk's logits again and adds to one weight gradient."""
@@ -68,7 +70,7 @@ class LossHead(nn.Module):
     def __init__(self, chunk: int | None = 256, ignore_index: int | None = None):
         super().__init__()
         if chunk is not None and chunk < 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"chunk={chunk}: wanted 1 token or more, or null for all at once; set model.net.loss_chunk"
             )
         self.chunk, self.ignore_index = chunk, ignore_index

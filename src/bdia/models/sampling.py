@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from bdia import InvalidValueError
 from bdia.models.attention import KeyValueCache
 from bdia.models.gpt2 import Gpt2
 
@@ -82,20 +83,22 @@ def _check(
     net: Gpt2, tokens: Tensor, new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
 ) -> None:
     if net.training:
-        raise ValueError("the net is in training mode, wanted eval mode: call net.eval() first")
+        raise InvalidValueError("the net is in training mode, wanted eval mode: call net.eval() first")
     if tokens.ndim != 2 or not tokens.shape[1]:
-        raise ValueError(f"tokens of shape {tuple(tokens.shape)}: wanted (B, T) with at least one token; give a prompt")
+        raise InvalidValueError(
+            f"tokens of shape {tuple(tokens.shape)}: wanted (B, T) with at least one token; give a prompt"
+        )
     if new_tokens < 1:
-        raise ValueError(f"new_tokens={new_tokens}: wanted at least 1; set new_tokens")
+        raise InvalidValueError(f"new_tokens={new_tokens}: wanted at least 1; set new_tokens")
     if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature={temperature}: wanted 0 (greedy) or a positive number; set temperature")
+        raise InvalidValueError(f"temperature={temperature}: wanted 0 (greedy) or a positive number; set temperature")
     if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k}: wanted at least 1 token, or null for all; set top_k")
+        raise InvalidValueError(f"top_k={top_k}: wanted at least 1 token, or null for all; set top_k")
     if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p}: wanted above 0 and at most 1, or null for all tokens; set top_p")
+        raise InvalidValueError(f"top_p={top_p}: wanted above 0 and at most 1, or null for all tokens; set top_p")
     needed, there = tokens.shape[1] + new_tokens - 1, net.longest  # the last token is not read
     if needed > there:
-        raise ValueError(
+        raise InvalidValueError(
             f"{tokens.shape[1]} tokens and {new_tokens} new ones need {needed} positions, the net has {there}: set "
             f"new_tokens to at most {max(there + 1 - tokens.shape[1], 0)}, or shorten the prompt"
         )

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bdia import InvalidValueError
 from bdia.models.attention import CrossAttention, KeyValueCache, SelfAttention
 from bdia.models.blocks import Block, DecoderBlock, Join, feed_forward
 from bdia.models.dropout import Dropout
@@ -53,7 +54,9 @@ class Seq2SeqTransformer(nn.Module):
     ):
         super().__init__()
         if embeddings not in ("shared", "separate"):
-            raise ValueError(f'embeddings={embeddings!r}: wanted "shared" or "separate"; set model.net.embeddings')
+            raise InvalidValueError(
+                f'embeddings={embeddings!r}: wanted "shared" or "separate"; set model.net.embeddings'
+            )
         self.scale = math.sqrt(width)
         self.target_tokens = nn.Embedding(vocab_size, width)
         self.source_tokens = self.target_tokens if embeddings == "shared" else nn.Embedding(vocab_size, width)
@@ -86,7 +89,9 @@ class Seq2SeqTransformer(nn.Module):
     def _embed(self, tokens: Tensor, table: nn.Embedding, start: int = 0) -> Tensor:
         end = start + tokens.shape[1]
         if end > self.longest:
-            raise ValueError(f"a sequence of {end} tokens, wanted at most {self.longest}: set model.net.positions")
+            raise InvalidValueError(
+                f"a sequence of {end} tokens, wanted at most {self.longest}: set model.net.positions"
+            )
         return self.dropout(table(tokens) * self.scale + self.positions[start:end])
 
     @property

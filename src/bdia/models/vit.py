@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bdia import InvalidValueError
 from bdia.models.blocks import Block, feed_forward
 from bdia.models.dropout import Dropout
 from bdia.models.layers import LocalitySelfAttention, ShiftedPatchEmbed
@@ -53,7 +54,7 @@ class VisionTransformer(nn.Module):
     ):
         super().__init__()
         if img_size % patch_size:
-            raise ValueError(
+            raise InvalidValueError(
                 f"an image of {img_size} pixels is not a whole number of patches of {patch_size}; "
                 "change model.net.patch_size or model.net.img_size"
             )

@@ -5,6 +5,8 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from bdia import InvalidValueError
+
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
     """Rise linearly for `warmup_steps`, then fall along half a cosine to zero at `total_steps`.
@@ -16,7 +18,7 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> Lam
         ValueError: the warm-up leaves no step for the cosine.
     """
     if not 0 <= warmup_steps < total_steps:
-        raise ValueError(
+        raise InvalidValueError(
             f"warm-up of {warmup_steps} in {total_steps} steps, wanted 0 <= warm-up < steps; "
             "change scheduler.warmup_steps or trainer.max_epochs"
         )

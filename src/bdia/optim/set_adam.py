@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bdia import InvalidValueError, UnsupportedError
+
 GROUP_ELEMENTS = 2**21  # elements updated together: bounds the temporary memory of a step to 8 MiB in float32
 
 
@@ -43,11 +45,11 @@ class SetAdam(Optimizer):
         eps: float = 1e-18,
     ):
         if not lr >= 0.0:
-            raise ValueError(f"learning rate is {lr}, wanted a number >= 0; change optimizer.lr")
+            raise InvalidValueError(f"learning rate is {lr}, wanted a number >= 0; change optimizer.lr")
         if not all(0.0 <= beta < 1.0 for beta in betas):
-            raise ValueError(f"betas are {tuple(betas)}, wanted both in [0, 1); change optimizer.betas")
+            raise InvalidValueError(f"betas are {tuple(betas)}, wanted both in [0, 1); change optimizer.betas")
         if not eps > 0.0:
-            raise ValueError(f"eps is {eps}, wanted a number > 0 (it keeps 0/0 away); change optimizer.eps")
+            raise InvalidValueError(f"eps is {eps}, wanted a number > 0 (it keeps 0/0 away); change optimizer.eps")
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps})
 
     @torch.no_grad()
@@ -67,7 +69,7 @@ class SetAdam(Optimizer):
 
     def _check_and_initialise(self, p: Tensor) -> None:
         if p.grad.is_sparse:
-            raise RuntimeError(
+            raise UnsupportedError(
                 f"SetAdam got a sparse gradient for a parameter of shape {tuple(p.shape)}, wanted a dense one; "
                 "build the embedding with sparse=False or change optimizer"
             )

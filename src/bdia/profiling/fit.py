@@ -9,6 +9,7 @@ from torch import nn
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from bdia import InvalidValueError
 from bdia.profiling.search import largest_that_fits
 from bdia.profiling.sizes import in_words, read_memory
 from bdia.profiling.traced_step import StepCost, TrainingStep, trace_step
@@ -76,11 +77,13 @@ def fit_to_memory(
     names = [name for name, module in model.named_modules() if isinstance(module, Stack)]
     stacks = [model.get_submodule(name) for name in names]
     if not stacks:
-        raise ValueError(f"{type(model).__name__} holds no stack that keeps blocks: set stack=bdia or checkpoint")
+        raise InvalidValueError(
+            f"{type(model).__name__} holds no stack that keeps blocks: set stack=bdia or checkpoint"
+        )
     device = device or next(model.parameters()).device.type
     value = stacks[0].memory_budget if budget is None else budget
     if value is None:
-        raise ValueError(f"{KEY}=null: wanted an amount such as 12GiB, or a fraction such as 0.5; set {KEY}")
+        raise InvalidValueError(f"{KEY}=null: wanted an amount such as 12GiB, or a fraction such as 0.5; set {KEY}")
     wanted = read_memory(value, KEY)
     if isinstance(wanted, float):
         wanted = int(wanted * (_cost(model, make_step, _standard(names), device).peak + reserved))
@@ -93,7 +96,7 @@ def fit_to_memory(
     keep = largest_that_fits(need, wanted, starts=[1], least=0, most=max(map(len, stacks)))
     if keep < 0:
         least = min(costs, key=lambda keep: costs[keep].peak)
-        raise ValueError(
+        raise InvalidValueError(
             f"{KEY}={value} ({in_words(wanted)}): keep={least} needs {in_words(costs[least].peak + reserved)}, the "
             f"least of all. Set {KEY} to that or more, a smaller batch (data.batch_size, data.token_budget) or a "
             "smaller model"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, open_dict
 
+from bdia import InvalidValueError
 from bdia.build import compose, kind_of_model
 from bdia.profiling.search import largest_that_fits
 from bdia.profiling.sizes import in_words
@@ -98,9 +99,9 @@ class Planner:
         device: str = "cuda",
     ) -> None:
         if any(override.lstrip("+").startswith("stack.memory_budget=") for override in overrides):
-            raise ValueError("stack.memory_budget is for training: set memory to the same amount")
+            raise InvalidValueError("stack.memory_budget is for training: set memory to the same amount")
         if depth is not None and depth < 1:
-            raise ValueError(f"depth={depth}: wanted at least 1; set depth")
+            raise InvalidValueError(f"depth={depth}: wanted at least 1; set depth")
         self.own = tuple(o for o in overrides if o.lstrip("+").startswith(("stack", "gamma@stack")))
         self.overrides = tuple(o for o in overrides if o not in self.own)
         self.batch, self.tokens, self.depth = batch, tokens, depth
@@ -133,7 +134,7 @@ class Planner:
             try:
                 self.configs[stack] = compose([*self.overrides, *stack])
             except HydraException as error:
-                raise ValueError(f"{error}: see configs/ for what there is") from error
+                raise InvalidValueError(f"{error}: see configs/ for what there is") from error
         cfg = self.configs[stack].copy()
         net = cfg.model.net
         if "weights" in net:
@@ -198,7 +199,7 @@ class Planner:
         if self.cost(none).peak > memory:
             batch = largest_that_fits(lambda n: self.cost(none, batch=n).peak, memory, [self.batch])
         if not batch:
-            raise ValueError(
+            raise InvalidValueError(
                 f"memory={in_words(memory)}: not even a batch of 1 fits, {' '.join(none)} needs "
                 f"{in_words(self.cost(none, batch=1).peak)}; set memory to that or more, or a smaller model"
             )

@@ -3,6 +3,8 @@
 import math
 import re
 
+from bdia import InvalidValueError
+
 UNITS = {
     "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
@@ -23,7 +25,7 @@ def read_memory(value: str | float, key: str) -> int | float:
         return int(number * UNITS[unit])
     if found and not unit and 0 < number <= 1:
         return number
-    raise ValueError(
+    raise InvalidValueError(
         f'{key}={value}: wanted an amount such as "24GiB" or "512MiB", or a fraction of the standard stack\'s peak '
         f"such as 0.5; set {key}"
     )

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bdia import InvalidValueError
 from bdia.profiling.flops import count_flops
 from bdia.profiling.storage_meter import StorageMeter
 
@@ -104,7 +105,7 @@ def trace_step(make_step: Callable[[], TrainingStep], device: str = "cpu") -> St
         try:
             return _trace(make_step())
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the step asks for a tensor's value ({error}), and a traced step has none: build the model, the "
                 "optimizer and the step so that shapes and branches depend on shapes only"
             ) from error
@@ -121,7 +122,7 @@ def fake_tensors(device: str = "cpu") -> Iterator[None]:
     built (timm its drop-path rates), optimizers count steps with them.
     """
     if device not in DEVICES:
-        raise ValueError(f"device={device}: wanted {' or '.join(DEVICES)}; set device")
+        raise InvalidValueError(f"device={device}: wanted {' or '.join(DEVICES)}; set device")
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     mode.planned_device = device
     with warnings.catch_warnings(), mode, _RealConstants():

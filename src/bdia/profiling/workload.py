@@ -8,6 +8,7 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bdia import InvalidValueError
 from bdia.build import build_task, kind_of_model
 from bdia.data.text.tokenizer import BOS, EOS, PAD, Bytes
 from bdia.tasks import Task
@@ -72,7 +73,7 @@ def read_precision(value: str | int) -> str:
     """
     names = {"32": "32-true", "32-true": "32-true", "bf16-mixed": "bf16-mixed"}
     if str(value) not in names:
-        raise ValueError(f"precision={value}: wanted 32-true or bf16-mixed; set trainer.precision")
+        raise InvalidValueError(f"precision={value}: wanted 32-true or bf16-mixed; set trainer.precision")
     return names[str(value)]
 
 
@@ -98,7 +99,7 @@ def build_workload(
         ValueError: a batch of none; tokens for images, or more than the model's positions; an unknown precision.
     """
     if batch < 1:
-        raise ValueError(f"batch={batch}: wanted at least 1; set batch")
+        raise InvalidValueError(f"batch={batch}: wanted at least 1; set batch")
     kind = kind_of_model(cfg)
     values = num_classes if kind == "images" else vocab_size or VOCAB_SIZE[kind]
     task = _build_task(cfg, kind, values, device)
@@ -121,7 +122,9 @@ def _build_task(cfg: DictConfig, kind: str, values: int, device: torch.device | 
 
 def _images(task: Task, cfg: DictConfig, batch: int, tokens: int | None, classes: int) -> tuple[Tensor, ...]:
     if tokens is not None:
-        raise ValueError(f"tokens={tokens}: {cfg.model.net._target_} reads images, set model.net.img_size instead")
+        raise InvalidValueError(
+            f"tokens={tokens}: {cfg.model.net._target_} reads images, set model.net.img_size instead"
+        )
     side, channels = cfg.model.net.img_size, cfg.model.net.get("in_chans", 3)
     images = torch.randn(batch, channels, side, side, generator=_generator(cfg))
     return images, torch.randint(classes, (batch,), generator=_generator(cfg))
@@ -145,7 +148,7 @@ def _pairs(task: Task, cfg: DictConfig, batch: int, tokens: int | None, vocabula
 def _length(task: Task, tokens: int | None) -> int:
     longest = task.net.longest
     if tokens is not None and not 1 <= tokens <= longest:
-        raise ValueError(
+        raise InvalidValueError(
             f"tokens={tokens}: wanted 1 to {longest}, the model's positions; set tokens or model.net.positions"
         )
     return longest if tokens is None else tokens

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bdia import InvalidValueError
 from bdia.results.renamed import with_hashed_names
 
 
@@ -31,7 +32,7 @@ def run_id(started: datetime, sha: str, config_sha: str, seed: int) -> str:
         ValueError: `started` carries no time zone.
     """
     if started.tzinfo is None:
-        raise ValueError(f"started: saw {started!r} without a time zone, want datetime.now(UTC)")
+        raise InvalidValueError(f"started: saw {started!r} without a time zone, want datetime.now(UTC)")
     return f"{started.astimezone(UTC):%Y%m%dT%H%M%S%fZ}_{sha[:7]}_{config_sha[:8]}_s{seed}"
 
 

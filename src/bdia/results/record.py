@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from bdia import BdiaError
 from bdia.results.renamed import with_public_names
 
 SCHEMA = 1
@@ -54,7 +55,7 @@ UNITS = {
 }
 
 
-class RecordError(ValueError):
+class RecordError(BdiaError, ValueError):
     """A record that does not follow the schema; the message names the file and the key."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bdia import MissingFileError
 from bdia.results.aggregate import Experiment, gather
 from bdia.results.figures import figures
 from bdia.results.layout import Table, markdown, markdown_text
@@ -92,7 +93,7 @@ def _select(records_root: Path | str, experiment: str | None) -> list[RunRecord]
     records = [record for record in read_records(records_root) if experiment in (None, record.experiment)]
     if not records:
         wanted = "<experiment>" if experiment is None else experiment
-        raise FileNotFoundError(f"no records match {Path(records_root) / wanted}/*.json; train first, e.g. make demo")
+        raise MissingFileError(f"no records match {Path(records_root) / wanted}/*.json; train first, e.g. make demo")
     return records
 
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from bdia import ExistingFileError, MissingFileError
 from bdia.results.record import RecordError, RunRecord
 
 NOT_EXPERIMENTS = ("tables", "bench", "finetune_gamma", "gpu")  # folders beside the experiments that hold other things
@@ -28,7 +29,7 @@ def write_record(record: RunRecord, root: Path | str) -> Path:
     """
     path = record_path(record, root)
     if path.exists():
-        raise FileExistsError(f"{path} exists and a record is never overwritten; give the run its own run_id")
+        raise ExistingFileError(f"{path} exists and a record is never overwritten; give the run its own run_id")
     write_whole(path, record.to_json())
     return path
 
@@ -56,7 +57,7 @@ def read_records(root: Path | str) -> list[RunRecord]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"results folder {root} does not exist; pass the folder that holds <experiment>/*.json")
+        raise MissingFileError(f"results folder {root} does not exist; pass the folder that holds <experiment>/*.json")
     paths = sorted(path for path in root.glob("*/*.json") if path.parent.name not in NOT_EXPERIMENTS)
     return [_read(path) for path in paths]
 

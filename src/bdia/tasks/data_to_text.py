@@ -7,6 +7,7 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 
+from bdia import InvalidValueError
 from bdia.data.text.prompts import IGNORED, Prompts
 from bdia.data.text.tokenizer import END_OF_DOCUMENT
 from bdia.models.sampling import generate
@@ -34,7 +35,7 @@ class DataToText(TextTask):
     def __init__(self, prompts: Mapping[str, Prompts] | None = None, new_tokens: int = 100, **settings: Any) -> None:
         super().__init__(**settings)
         if new_tokens < 1:
-            raise ValueError(f"new_tokens={new_tokens}: wanted at least 1; set model.new_tokens")
+            raise InvalidValueError(f"new_tokens={new_tokens}: wanted at least 1; set model.new_tokens")
         self.prompts, self.new_tokens = prompts or {}, new_tokens
         self.tested: set[int] = set()
 

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torchmetrics import Metric
 
+from bdia import InvalidValueError
 from bdia.data.text.tokenizer import fingerprint
 from bdia.tasks.task import Task
 
@@ -51,7 +52,7 @@ class TextTask(Task):
     def __init__(self, tokenizer: Tokenizer, label_smoothing: float = 0.0, **settings: Any) -> None:
         super().__init__(**settings)
         if not 0 <= label_smoothing < 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"label_smoothing={label_smoothing}: wanted at least 0 and below 1; set model.label_smoothing"
             )
         self.tokenizer, self.label_smoothing = tokenizer, label_smoothing
@@ -77,7 +78,7 @@ class TextTask(Task):
         """
         longest = getattr(self.trainer.datamodule, "longest", 0)
         if longest > self.net.longest:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the data hold a sequence of {longest} tokens, wanted at most {self.net.longest}: set "
                 f"model.net.positions={longest} or more (data.context to a smaller one, for a language model)"
             )
@@ -115,7 +116,7 @@ class TextTask(Task):
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get("tokenizer")
         if saved != self.fingerprint:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the checkpoint was trained with the tokenizer {str(saved)[:8]}, this one is {self.fingerprint[:8]}: "
                 "use the tokenizer.json beside the checkpoint, or the data.source and data.tokenizer that it was built "
                 "from"

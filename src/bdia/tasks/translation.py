@@ -8,6 +8,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from bdia import InvalidValueError
 from bdia.data.text.tokenizer import BOS, EOS
 from bdia.models.decoding import beam_search
 from bdia.tasks.text import TextTask
@@ -38,7 +39,7 @@ class Translation(TextTask):
     ) -> None:
         super().__init__(**settings)
         if beam < 1:
-            raise ValueError(f"beam={beam}: wanted at least 1; set model.beam")
+            raise InvalidValueError(f"beam={beam}: wanted at least 1; set model.beam")
         self.references, self.beam, self.length_penalty = references or {}, beam, length_penalty
         self.hypotheses: dict[int, str] = {}
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bdia import ExistingFileError, InvalidValueError
 from bdia.models import Gpt2, Seq2SeqTransformer, VisionTransformer
 from bdia.models.gpt2_weights import huggingface_config, huggingface_weights
 from bdia.reversible import BdiaStack, BlockStack, RevVitStack, revert
@@ -73,10 +74,10 @@ def export(
         "transformers": _write_transformers, "timm": _write_timm, "torch": _write_torch
     }  # fmt: skip
     if format not in writers:
-        raise ValueError(f"format={format}: wanted one of {', '.join(writers)}; set format")
+        raise InvalidValueError(f"format={format}: wanted one of {', '.join(writers)}; set format")
     target = Path(path)
     if target.exists():
-        raise FileExistsError(f"{target} is there already: give another folder, or remove it")
+        raise ExistingFileError(f"{target} is there already: give another folder, or remove it")
     source = _opened(model)
     source.net = _plain(source.net, format, drop_rounding)
     with _new_folder(target) as folder:
@@ -154,7 +155,7 @@ def _plain(net: nn.Module, format: str, drop_rounding: bool) -> nn.Module:
     net = copy.deepcopy(net).cpu().eval()
     for module in net.modules():
         if (forward := engaged(module)) is not None and _rounding(forward.owner, drop_rounding) is not None:
-            raise ValueError(_cannot_round(forward.owner, f"format={format} of a converted model"))
+            raise InvalidValueError(_cannot_round(forward.owner, f"format={format} of a converted model"))
     revert(net)
     if isinstance(net, BlockStack):
         return _plain_stack(net, format, drop_rounding)
@@ -168,11 +169,11 @@ def _plain(net: nn.Module, format: str, drop_rounding: bool) -> nn.Module:
 def _plain_stack(stack: BlockStack, format: str, drop_rounding: bool) -> nn.Module:
     if isinstance(stack, RevVitStack):
         if format != "torch":
-            raise ValueError(f"RevVitStack has two streams, which {format} cannot hold: {TORCH}")
+            raise InvalidValueError(f"RevVitStack has two streams, which {format} cannot hold: {TORCH}")
         return _PlainRevVit(stack)
     bits = _rounding(stack, drop_rounding) if isinstance(stack, BdiaStack) else None
     if bits is not None and format != "torch":
-        raise ValueError(f"{_cannot_round(stack, format)}; {TORCH}")
+        raise InvalidValueError(f"{_cannot_round(stack, format)}; {TORCH}")
     return _PlainLoop(stack, bits)
 
 
@@ -183,7 +184,7 @@ def _rounding(updates: BdiaUpdates, drop_rounding: bool) -> int | None:
         ValueError: the inference is not the standard model's.
     """
     if updates.eval_gamma:
-        raise ValueError(
+        raise InvalidValueError(
             f"eval_gamma={updates.eval_gamma}: the model differs from the standard one at inference; "
             f"set {updates.prefix}eval_gamma=0"
         )
@@ -206,7 +207,7 @@ def _write_transformers(source: Source, folder: Path, *_: object) -> None:
         net.save_pretrained(folder)
         return
     if not isinstance(net, Gpt2):
-        raise ValueError(f"format=transformers: {_name(net)}, wanted a Gpt2 or a model of transformers; {TORCH}")
+        raise InvalidValueError(f"format=transformers: {_name(net)}, wanted a Gpt2 or a model of transformers; {TORCH}")
     end = None if tokenizer is None else _end(tokenizer)
     _save(huggingface_weights(net), folder)
     _write_json(folder / "config.json", huggingface_config(net, end))
@@ -219,7 +220,7 @@ def _write_timm(source: Source, folder: Path, example: object, arguments: dict[s
     net = source.net
     if not hasattr(net, "pretrained_cfg"):
         why = " Its shifted patches and locality self-attention are not timm's." if _shifted(net) else ""
-        raise ValueError(f"format=timm: {_name(net)}, wanted a model of timm (model=timm_vit).{why} {TORCH}")
+        raise InvalidValueError(f"format=timm: {_name(net)}, wanted a model of timm (model=timm_vit).{why} {TORCH}")
     known = {**getattr(net, "timm_arguments", {}), **arguments}
     save_for_hf(net, str(folder), model_args=known, safe_serialization=True)
     config = json.loads((folder / "config.json").read_text())
@@ -239,10 +240,10 @@ def _check_timm_loads(net: nn.Module, folder: Path) -> None:
     try:
         again = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"timm cannot load the model again ({error}): {way_out}") from error
+        raise InvalidValueError(f"timm cannot load the model again ({error}): {way_out}") from error
     for name, tensor in net.state_dict().items():
         if name not in again or not torch.equal(again[name], tensor):
-            raise ValueError(f"timm does not load {name} again as it is: {way_out}")
+            raise InvalidValueError(f"timm does not load {name} again as it is: {way_out}")
 
 
 _TIMM = """

@@ -21,6 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
+from bdia import InvalidValueError, UnsupportedError
 from bdia.build import CONFIGS, build_callbacks, build_data, build_loggers, build_task, build_trainer
 from bdia.callbacks import Measurement
 from bdia.profiling.device import describe_device
@@ -142,7 +143,7 @@ def _check_same_text(cfg: DictConfig, record: RunRecord) -> None:
     """Refuse a finished run whose text was another one: unlike images, text is the user's own and may have changed."""
     for name, value in build_data(cfg).facts.items():
         if not math.isclose(value, seen := record.final(name) or 0.0):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{name} is {value:g} in the data and {seen:g} in the finished run {record.run_id}: the text has "
                 "changed. rerun=true trains on the new one"
             )
@@ -151,7 +152,7 @@ def _check_same_text(cfg: DictConfig, record: RunRecord) -> None:
 def _check_devices(devices: Any) -> None:
     count = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
     if str(count) != "1":
-        raise ValueError(
+        raise InvalidValueError(
             f"trainer.devices={devices}: a run and its record cover one device, wanted 1. Run one job per device "
             "(hydra/launcher=joblib), or use bdia.reversible in a DDP or FSDP2 script of your own"
         )
@@ -165,7 +166,7 @@ def _lock(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RuntimeError(
+            raise UnsupportedError(
                 f"another process trains this config in {run_dir}: wait for it, or set another seed or paths.runs"
             ) from error
         yield

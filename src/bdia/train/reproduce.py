@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from bdia import InvalidValueError
 from bdia.build import build_data, build_task, compose
 from bdia.data.errors import DataNotFoundError
 from bdia.data.module import DataModule
@@ -43,7 +44,7 @@ def choose_scale(asked: str | None, has_gpu: bool) -> tuple[str, str]:
         ValueError: a scale that does not exist.
     """
     if asked and asked not in SCALES:
-        raise ValueError(f"SCALE={asked}: wanted one of {', '.join(SCALES)}")
+        raise InvalidValueError(f"SCALE={asked}: wanted one of {', '.join(SCALES)}")
     if asked:
         return asked, f"SCALE={asked} was asked for"
     return ("paper", "a CUDA GPU is here") if has_gpu else ("cpu", "no CUDA GPU is here; SCALE=paper would insist")
@@ -92,7 +93,7 @@ def run(recipe: str, asked: str | None, seeds: int, results: Path) -> int:
         ValueError: no such scale, or no seed. DataNotFoundError, DataCorruptError: before anything runs.
     """
     if seeds < 1:
-        raise ValueError(f"SEEDS={seeds}: wanted at least 1")
+        raise InvalidValueError(f"SEEDS={seeds}: wanted at least 1")
     has_gpu = torch.cuda.is_available()
     scale, why = choose_scale(asked, has_gpu)
     experiment = RECIPES[recipe] + ("" if scale == "paper" else f"_{scale}")

@@ -19,6 +19,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
+from bdia import InvalidValueError, MissingFileError
 from bdia.data.errors import DataNotFoundError
 from bdia.models.gpt2 import Gpt2
 from bdia.models.gpt2_weights import load_gpt2_weights, read_weights
@@ -58,11 +59,13 @@ def _given(cfg: DictConfig) -> Path | None:
     name, instead = cfg.weights["from"], cfg.weights.get("pretrain")
     if name is None:
         if instead is None:
-            raise ValueError("weights.from=null and no weights.pretrain: set weights.from to a checkpoint or a folder")
+            raise InvalidValueError(
+                "weights.from=null and no weights.pretrain: set weights.from to a checkpoint or a folder"
+            )
         return None
     if not str(name).startswith(HUB):
         if not Path(name).exists():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"weights.from={name} was not found: wanted a checkpoint, a folder or {HUB}owner/name"
             )
         return Path(name)
@@ -144,7 +147,7 @@ def load_weights(net: nn.Module, path: Path) -> list[str]:
     for name in [*own, *found]:
         seen, wanted = _shape(found.get(name)), _shape(own.get(name))
         if name not in fresh and seen != wanted:
-            raise ValueError(
+            raise InvalidValueError(
                 f"weights.from={path}: {name} is {_text(seen)}, the model has {_text(wanted)} there: set model.net "
                 "(and data.tokenizer) to what was trained, or weights.from to other weights"
             )

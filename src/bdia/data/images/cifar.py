@@ -12,6 +12,7 @@ import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
+from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError, DataNotFoundError
 from bdia.data.images.module import Arrays, ImageDataModule, check_images
 
@@ -62,7 +63,7 @@ class CifarDataModule(ImageDataModule):
         """
         super().__init__(**protocol)
         if name not in DATA_SETS:
-            raise ValueError(f"name is {name!r}, wanted one of {', '.join(DATA_SETS)}: change data.name")
+            raise InvalidValueError(f"name is {name!r}, wanted one of {', '.join(DATA_SETS)}: change data.name")
         self.name, self.data_dir, self.download = name, Path(data_dir), download
         self.reader, self.class_names, self.mean, self.std = DATA_SETS[name]
         self.npz = self.data_dir / f"{name}.npz"

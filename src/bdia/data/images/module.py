@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError
 from bdia.data.images.augment import AUGMENTATIONS, Compose, Normalize
 from bdia.data.loader import ResidentLoader, seeded_generator
@@ -89,10 +90,14 @@ class ImageDataModule(DataModule):
         """
         super().__init__()
         if not 0 <= val_fraction < 1:
-            raise ValueError(f"val_fraction is {val_fraction}, wanted 0 <= val_fraction < 1: change data.val_fraction")
+            raise InvalidValueError(
+                f"val_fraction is {val_fraction}, wanted 0 <= val_fraction < 1: change data.val_fraction"
+            )
         if augmentation not in AUGMENTATIONS:
             known = ", ".join(AUGMENTATIONS)
-            raise ValueError(f"augmentation is {augmentation!r}, wanted one of {known}: change data.augmentation")
+            raise InvalidValueError(
+                f"augmentation is {augmentation!r}, wanted one of {known}: change data.augmentation"
+            )
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.train_per_class = val_fraction, train_per_class
         self.augmentation, self.seed = augmentation, seed
@@ -154,7 +159,7 @@ class ImageDataModule(DataModule):
         counts = torch.bincount(labels[available], minlength=self.num_classes)
         if not 1 <= self.train_per_class <= counts.min():
             smallest, left = self.class_names[int(counts.argmin())], counts.min()
-            raise ValueError(
+            raise InvalidValueError(
                 f"train_per_class is {self.train_per_class}, wanted 1..{left}: class {smallest!r} of {self.name} has "
                 f"{left} training images at val_fraction {self.val_fraction}. Change data.train_per_class."
             )

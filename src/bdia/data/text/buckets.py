@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bdia import InvalidValueError
 from bdia.data.loader import EpochLoader, seeded_generator
 
 PAD_ID = 0
@@ -95,7 +96,7 @@ class BucketLoader(EpochLoader):
         lengths = torch.stack([source.lengths, target.lengths], dim=1)
         if (longest := int(lengths.sum(dim=1).max())) > token_budget:
             number = int(lengths.sum(dim=1).argmax())
-            raise ValueError(
+            raise InvalidValueError(
                 f"pair {number} has {longest} tokens, more than token_budget={token_budget}: set {budget_key} to at "
                 f"least {longest}" + (" or data.max_length lower" if shuffle_seed is not None else "")
             )

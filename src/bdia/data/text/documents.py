@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError, DataNotFoundError
 from bdia.data.files import find, read_text
 from bdia.data.text.tokenizer import END_OF_DOCUMENT
@@ -68,9 +69,9 @@ class TextFiles:
     ) -> None:
         self.paths = [paths] if isinstance(paths, str | Path) else list(paths)
         if not self.paths:
-            raise ValueError("no text file is named: set data.source.paths=[my.txt]")
+            raise InvalidValueError("no text file is named: set data.source.paths=[my.txt]")
         if section is not None and section < 1:
-            raise ValueError(f"section={section}: wanted at least 1 character or null; set data.source.section")
+            raise InvalidValueError(f"section={section}: wanted at least 1 character or null; set data.source.section")
         self.separator, self.section = separator, section
 
     def documents(self, data_dir: Path) -> list[str]:

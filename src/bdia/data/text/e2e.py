@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError
 from bdia.data.files import find, read_text
 from bdia.data.loader import seeded_generator
@@ -47,9 +48,11 @@ class E2eFiles:
         seed: int = 0,
     ) -> None:
         if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction={val_fraction}: wanted above 0 and below 1; set data.source.val_fraction")
+            raise InvalidValueError(
+                f"val_fraction={val_fraction}: wanted above 0 and below 1; set data.source.val_fraction"
+            )
         if test_limit is not None and test_limit < 1:
-            raise ValueError(f"test_limit={test_limit}: wanted at least 1 or null; set data.source.test_limit")
+            raise InvalidValueError(f"test_limit={test_limit}: wanted at least 1 or null; set data.source.test_limit")
         self.folder, self.train, self.val, self.test = folder, train, val, test
         self.val_fraction, self.limit, self.test_limit, self.seed = val_fraction, limit, test_limit, seed
 
@@ -77,7 +80,7 @@ class E2eFiles:
         meanings = _meanings(pairs)
         size = round(self.val_fraction * len(meanings))
         if not 0 < size < len(meanings):
-            raise ValueError(
+            raise InvalidValueError(
                 f"val_fraction={self.val_fraction} of {len(meanings)} meaning representations is {size}, wanted some "
                 "and not all: set data.source.val_fraction, or data.source.val to a file"
             )

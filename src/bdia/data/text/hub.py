@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError, DataNotFoundError
 from bdia.data.files import read_text, write
 from bdia.data.text.pairs import two_languages
@@ -32,7 +33,7 @@ class HubText:
         self, name: str, count: int, split: str = "train", column: str = "text", revision: str | None = None
     ) -> None:
         if count < 1:
-            raise ValueError(f"count={count}: wanted at least 1 document; set data.source.count")
+            raise InvalidValueError(f"count={count}: wanted at least 1 document; set data.source.count")
         self.name, self.count, self.split, self.column, self.revision = name, count, split, column, revision
 
     def documents(self, data_dir: Path) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from bdia import InvalidValueError
 from bdia.data.module import DataModule
 from bdia.data.text.tokenizer import fingerprint, load_tokenizer, save_tokenizer
 
@@ -42,7 +43,7 @@ class TextDataModule(DataModule):
         path = Path(folder) / "tokenizer.json"
         trained = any((path.parent / name).exists() for name in ("final.ckpt", "last.ckpt"))
         if trained and path.exists() and fingerprint(load_tokenizer(path)) != fingerprint(self.tokenizer):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{folder}: the text changed since the run there was trained, and its checkpoint would lose its "
                 "tokenizer: set another paths.runs, or remove that folder"
             )

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from num2words import num2words
 
+from bdia import InvalidValueError
 from bdia.data.loader import seeded_generator
 from bdia.data.text.splits import SPLITS, Pair, Pairs
 
@@ -141,7 +142,9 @@ class Numbers:
         for split, size in self.sizes.items():
             there = sum(len(parts[split]) for parts in self.parts)
             if not 1 <= size <= there:
-                raise ValueError(f"{split}={size}: wanted 1..{there} pairs, all that exist; set data.source.{split}")
+                raise InvalidValueError(
+                    f"{split}={size}: wanted 1..{there} pairs, all that exist; set data.source.{split}"
+                )
 
     def load(self, data_dir: Path) -> Pairs:
         """Make the pairs, seconds for thousands; `data_dir` is not looked at."""

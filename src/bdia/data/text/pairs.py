@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError, DataNotFoundError
 from bdia.data.files import find, read_text
 from bdia.data.text.splits import SPLITS, Pair, Pairs, check_fractions, keep_some, split_pairs
@@ -45,7 +46,9 @@ class ParallelFiles:
         seed: int = 0,
     ) -> None:
         if set(files) != set(SPLITS):
-            raise ValueError(f"files names {', '.join(files)}, wanted {', '.join(SPLITS)}; set data.source.files")
+            raise InvalidValueError(
+                f"files names {', '.join(files)}, wanted {', '.join(SPLITS)}; set data.source.files"
+            )
         self.source_language, self.target_language = two_languages(languages)
         self.folder, self.files, self.limit, self.seed = folder, dict(files), limit, seed
 
@@ -81,7 +84,9 @@ class ParallelFiles:
         languages = sorted(name[len(stem) + 1 :] for name in there if name.startswith(f"{stem}."))
         if languages:
             pair = f"{self.source_language} -> {self.target_language}"
-            raise ValueError(f"languages {pair}: {folder}/{stem} has {', '.join(languages)}; set data.source.languages")
+            raise InvalidValueError(
+                f"languages {pair}: {folder}/{stem} has {', '.join(languages)}; set data.source.languages"
+            )
         raise DataNotFoundError(
             f"{path} was not found, nor without .gz; {folder} holds {', '.join(sorted(there)) or 'nothing'}; "
             f"put it there or set data.source.files.{split}"
@@ -157,5 +162,5 @@ def two_languages(languages: Sequence[str], there: Sequence[str] | None = None) 
     known = there is None or set(languages) <= set(there)
     if len(languages) != 2 or languages[0] == languages[1] or not known:
         wanted = f"two of {', '.join(there)}" if there else "two languages"
-        raise ValueError(f"languages {' -> '.join(languages)}: wanted {wanted}; set data.source.languages")
+        raise InvalidValueError(f"languages {' -> '.join(languages)}: wanted {wanted}; set data.source.languages")
     return languages[0], languages[1]

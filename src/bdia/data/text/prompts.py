@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from bdia import InvalidValueError
 from bdia.data.text.buckets import BucketLoader, TokenTable
 from bdia.data.text.module import TextDataModule
 from bdia.data.text.splits import SPLITS, Pair, Pairs, load_pairs
@@ -81,7 +82,7 @@ class PromptDataModule(TextDataModule):
         """
         super().__init__()
         if max_length < 2:
-            raise ValueError(
+            raise InvalidValueError(
                 f"max_length={max_length}: wanted at least 2, a token of each of prompt and sentence; "
                 "set data.max_length"
             )
@@ -106,7 +107,9 @@ class PromptDataModule(TextDataModule):
         texts = (f"{prompt}{self.separator} {sentence}" for prompt, sentence in pairs["train"])
         self.tokenizer = self.builder.build(texts, [END_OF_DOCUMENT], self.data_dir)
         if self.tokenizer.token_to_id(END_OF_DOCUMENT) is None:
-            raise ValueError(f"the tokenizer has no {END_OF_DOCUMENT}: set data.tokenizer to one of a language model")
+            raise InvalidValueError(
+                f"the tokenizer has no {END_OF_DOCUMENT}: set data.tokenizer to one of a language model"
+            )
         self.prompts = {split: self._prompts(pairs[split]) for split in SPLITS}
         self.rows = {split: self._encode(pairs[split], self.prompts[split]) for split in SPLITS}
         self.pairs = {**pairs, "train": self._drop_long(pairs["train"])}
@@ -160,7 +163,7 @@ class PromptDataModule(TextDataModule):
     def _drop_long(self, train: list[Pair]) -> list[Pair]:
         kept = self.rows["train"].whole.lengths - 1 <= self.max_length
         if not kept.any():
-            raise ValueError(
+            raise InvalidValueError(
                 f"all {len(train)} training documents are longer than max_length={self.max_length}: set data.max_length"
             )
         self.dropped = len(train) - int(kept.sum())
@@ -169,7 +172,7 @@ class PromptDataModule(TextDataModule):
 
     def _loader(self, split: str, budget: int, shuffle_seed: int | None, budget_key: str) -> "PromptLoader":
         if self.trainer and self.trainer.world_size > 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self.trainer.world_size} devices: batches of prompts are not shared out, set trainer.devices=1"
             )
         return PromptLoader(self.rows[split].to(self._device), budget, shuffle_seed, budget_key)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from bdia import InvalidValueError
 from bdia.data.loader import seeded_generator
 from bdia.data.text.splits import SPLITS, Pair, Pairs
 
@@ -41,7 +42,9 @@ class MadeUpRestaurants:
         room = len(self.combinations) // len(SPLITS)
         for split, size in self.sizes.items():
             if not 1 <= size <= room:
-                raise ValueError(f"{split}={size}: wanted 1..{room} made-up restaurants; set data.source.{split}")
+                raise InvalidValueError(
+                    f"{split}={size}: wanted 1..{room} made-up restaurants; set data.source.{split}"
+                )
 
     def load(self, data_dir: Path) -> Pairs:
         """Make the pairs; `data_dir` is not looked at."""

@@ -9,6 +9,7 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError
 from bdia.data.loader import seeded_generator
 from bdia.data.text.documents import Document, digest
@@ -43,7 +44,7 @@ def load_pairs(source: LoadsPairs, data_dir: Path) -> Pairs:
 def check_fractions(val_fraction: float, test_fraction: float, keys: str = "data.source") -> None:
     """Raise ValueError unless both shares and what remains for training are positive; `keys`: where they are set."""
     if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
-        raise ValueError(
+        raise InvalidValueError(
             f"val_fraction={val_fraction}, test_fraction={test_fraction}: wanted both above 0 and a sum below 1; "
             f"set {keys}.val_fraction and {keys}.test_fraction"
         )
@@ -92,7 +93,7 @@ def keep_some(pairs: list[Pair], limit: int | None, seed: int) -> list[Pair]:
     if limit is None:
         return pairs
     if not 1 <= limit <= len(pairs):
-        raise ValueError(f"limit={limit}: wanted 1..{len(pairs)} training pairs; set data.source.limit")
+        raise InvalidValueError(f"limit={limit}: wanted 1..{len(pairs)} training pairs; set data.source.limit")
     order = torch.randperm(len(pairs), generator=seeded_generator("limit", seed))
     return [pairs[number] for number in order[:limit].tolist()]
 
@@ -117,13 +118,13 @@ def split_documents(
     for name, share in {"test": test_fraction, "val": val_fraction}.items():
         size = round(share * len(different))
         if size == 0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{name}_fraction={share} of {len(different)} different documents is none: raise data.{name}_fraction, "
                 "give more documents (data.source) or, for one long text, lower data.source.section"
             )
         chosen[name], order = order[:size], order[size:]
     if not order:
-        raise ValueError(
+        raise InvalidValueError(
             f"none of {len(different)} documents is left for training: lower data.val_fraction, data.test_fraction"
         )
     chosen["train"] = order[: max(1, round(fraction * len(order)))]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError, DataNotFoundError
 from bdia.data.files import write
 
@@ -36,7 +37,7 @@ class CorpusBpe:
 
     def __init__(self, vocab_size: int) -> None:
         if vocab_size < 260:
-            raise ValueError(f"vocab_size={vocab_size}: wanted at least 260; set data.tokenizer.vocab_size")
+            raise InvalidValueError(f"vocab_size={vocab_size}: wanted at least 260; set data.tokenizer.vocab_size")
         self.vocab_size = vocab_size
 
     def build(self, texts: Iterable[str], specials: Sequence[str], data_dir: Path) -> Tokenizer:
@@ -113,7 +114,9 @@ class SavedTokenizer:
         """
         tokenizer = load_tokenizer(self.path)
         if missing := [name for name in specials if tokenizer.token_to_id(name) is None]:
-            raise ValueError(f"{self.path} has no {', '.join(missing)}: set data.tokenizer.path to another tokenizer")
+            raise InvalidValueError(
+                f"{self.path} has no {', '.join(missing)}: set data.tokenizer.path to another tokenizer"
+            )
         return tokenizer
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError
 from bdia.data.text.documents import Document, Source
 from bdia.data.text.module import TextDataModule
@@ -64,9 +65,9 @@ class TokenDataModule(TextDataModule):
         super().__init__()
         for name, value in {"context": context, "batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if value < 1:
-                raise ValueError(f"{name}={value}: wanted at least 1; set data.{name}")
+                raise InvalidValueError(f"{name}={value}: wanted at least 1; set data.{name}")
         if not 0 < fraction <= 1:
-            raise ValueError(f"fraction={fraction}: wanted 0 < fraction <= 1; set data.fraction")
+            raise InvalidValueError(f"fraction={fraction}: wanted 0 < fraction <= 1; set data.fraction")
         check_fractions(val_fraction, test_fraction, "data")
         self.source, self.builder = source, tokenizer
         self.context, self.batch_size, self.eval_batch_size = context, batch_size, eval_batch_size
@@ -131,14 +132,14 @@ class TokenDataModule(TextDataModule):
     def _check_fit(self, tokenizer: Tokenizer, splits: dict[str, list[Document]]) -> None:
         vocab_size, end = tokenizer.get_vocab_size(), tokenizer.token_to_id(END_OF_DOCUMENT)
         if vocab_size > LARGEST_VOCABULARY:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the vocabulary has {vocab_size} tokens, wanted at most {LARGEST_VOCABULARY}, which fit in a token "
                 "file: lower data.tokenizer.vocab_size"
             )
         if self.source.end_of_document is None:
             return
         if end != self.source.end_of_document:
-            raise ValueError(
+            raise InvalidValueError(
                 f"documents of the source end with id {self.source.end_of_document}, those of the tokenizer with {end}:"
                 " take the tokenizer that made the file (tokenizer@data.tokenizer=gpt2) or set"
                 " data.source.end_of_document"
@@ -154,7 +155,7 @@ class TokenDataModule(TextDataModule):
         for name, stream in streams.items():
             wanted = 2 * self.context if name == "train" else self.context + 1
             if len(stream) < wanted:
-                raise ValueError(
+                raise InvalidValueError(
                     f"{name} has {len(stream)} tokens, wanted at least {wanted} for windows of context "
                     f"{self.context}: lower data.context or give more documents"
                 )
@@ -162,7 +163,7 @@ class TokenDataModule(TextDataModule):
     def _loader(self, split: str, batch_size: int, shuffle_seed: int | None) -> TokenLoader:
         loader = TokenLoader(self.tokens[split], self.context, batch_size, shuffle_seed, self._device, **self._share)
         if loader.items < loader.world_size:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{split} has {loader.items} windows, wanted one for each of {loader.world_size} devices: lower "
                 "data.context or trainer.devices"
             )

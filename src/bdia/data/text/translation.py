@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from bdia import InvalidValueError
 from bdia.data.text.buckets import PAD_ID, BucketLoader, TokenTable
 from bdia.data.text.module import TextDataModule
 from bdia.data.text.pairs import PairSource
@@ -53,7 +54,7 @@ class TranslationDataModule(TextDataModule):
         """
         super().__init__()
         if max_length < 2:
-            raise ValueError(
+            raise InvalidValueError(
                 f"max_length={max_length}: wanted at least 2, a token and a control token; set data.max_length"
             )
         self.source, self.builder, self.seed = source, tokenizer, seed
@@ -117,7 +118,7 @@ class TranslationDataModule(TextDataModule):
         tokenizer = self.builder.build((text for pair in train for text in pair), specials, self.data_dir)
         found = [tokenizer.token_to_id(name) for name in specials]
         if found != [PAD_ID, BOS_ID, EOS_ID]:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{type(self.builder).__name__} gives {', '.join(specials)} the ids {found}, wanted 0, 1, 2: set "
                 "data.tokenizer to one trained here (CorpusBpe or Bytes)"
             )
@@ -128,7 +129,7 @@ class TranslationDataModule(TextDataModule):
         # Both carry EOS; BOS only moves the decoder's inputs by one.
         kept = torch.maximum(source.lengths, target.lengths - 1) <= self.max_length
         if not kept.any():
-            raise ValueError(
+            raise InvalidValueError(
                 f"all {len(train)} training pairs are longer than max_length={self.max_length}: set data.max_length"
             )
         self.dropped = len(train) - int(kept.sum())
@@ -137,7 +138,7 @@ class TranslationDataModule(TextDataModule):
 
     def _loader(self, split: str, budget: int, shuffle_seed: int | None, budget_key: str) -> BucketLoader:
         if self.trainer and self.trainer.world_size > 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self.trainer.world_size} devices: translation batches are not shared out, set trainer.devices=1"
             )
         source, target = (side.to(self._device) for side in self.encoded[split])

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bdia import InvalidTypeError, InvalidValueError
+
 MAX_DENOMINATOR = 256  # eight bits of side information
 
 
@@ -43,16 +45,16 @@ def as_fraction(value: str | int | float | Fraction) -> Fraction:
     try:
         fraction = Fraction(value)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
-        raise ValueError(f'gamma value {value!r}: wanted a fraction such as "1/2"; set stack.gamma') from error
+        raise InvalidValueError(f'gamma value {value!r}: wanted a fraction such as "1/2"; set stack.gamma') from error
     if isinstance(value, float):
         fraction = fraction.limit_denominator(MAX_DENOMINATOR)
         if abs(float(fraction) - value) > 1e-9 * abs(value):
-            raise ValueError(
+            raise InvalidValueError(
                 f"gamma value {value!r} is no fraction with a denominator up to {MAX_DENOMINATOR}; "
                 'write stack.gamma as "p/q"'
             )
     if fraction.denominator > MAX_DENOMINATOR or abs(fraction) > MAX_DENOMINATOR:
-        raise ValueError(
+        raise InvalidValueError(
             f"gamma value {value!r}: denominator and magnitude end at {MAX_DENOMINATOR} (8 bits); set stack.gamma"
         )
     return fraction
@@ -68,7 +70,7 @@ def constant_gamma(value: Fraction | float, batch: int, device: torch.device | s
 
 def _check_per(per: str) -> str:
     if per not in ("sample", "batch"):
-        raise ValueError(f'per={per!r}: wanted "sample" or "batch"; set stack.gamma.per')
+        raise InvalidValueError(f'per={per!r}: wanted "sample" or "batch"; set stack.gamma.per')
     return per
 
 
@@ -123,7 +125,7 @@ class Discrete(GammaLaw):
         total = sum(self.weights.values())
         positive = all(weight >= 0 for weight in self.weights.values())
         if len(self.weights) < len(weights) or not positive or not abs(total - 1) <= 1e-6:
-            raise ValueError(
+            raise InvalidValueError(
                 f"weights={dict(weights)!r}: wanted distinct fractions with probabilities that sum to 1; "
                 "set stack.gamma.weights"
             )
@@ -176,7 +178,7 @@ class Uniform(GammaLaw):
 
     def __init__(self, low: float, high: float, per: str = "sample") -> None:
         if not -math.inf < low < high < math.inf:
-            raise ValueError(
+            raise InvalidValueError(
                 f"low={low!r}, high={high!r}: wanted finite low < high; set stack.gamma.low and stack.gamma.high"
             )
         self.low, self.high, self.per = float(low), float(high), _check_per(per)
@@ -215,12 +217,12 @@ class Ramp(GammaLaw):
 
     def __init__(self, values: Iterable[str | float | Fraction], every: int, per: str = "sample") -> None:
         if isinstance(values, str):
-            raise ValueError(f"values={values!r}: wanted a list of fractions; set stack.gamma.values")
+            raise InvalidValueError(f"values={values!r}: wanted a list of fractions; set stack.gamma.values")
         self.laws = [TwoPoint(value, per) for value in values]
         if not self.laws:
-            raise ValueError("values=[]: wanted at least one fraction; set stack.gamma.values")
+            raise InvalidValueError("values=[]: wanted at least one fraction; set stack.gamma.values")
         if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every={every!r}: wanted a number of passes, at least 1; set stack.gamma.every")
+            raise InvalidValueError(f"every={every!r}: wanted a number of passes, at least 1; set stack.gamma.every")
         self.every, self.per, self.passes = every, per, 0
         self.reversible = all(law.reversible for law in self.laws)
 
@@ -268,10 +270,10 @@ class PerBlock(GammaLaw):
 
     def __init__(self, laws: Iterable[GammaLaw | str | float | Fraction]) -> None:
         if isinstance(laws, str):
-            raise ValueError(f"laws={laws!r}: wanted a list with one law per block; set stack.gamma.laws")
+            raise InvalidValueError(f"laws={laws!r}: wanted a list with one law per block; set stack.gamma.laws")
         self.laws = [as_law(law) for law in laws]
         if not self.laws:
-            raise ValueError("laws=[]: wanted one law per block; set stack.gamma.laws")
+            raise InvalidValueError("laws=[]: wanted one law per block; set stack.gamma.laws")
         self.reversible = all(law.reversible for law in self.laws[1:])
 
     @property
@@ -286,7 +288,7 @@ class PerBlock(GammaLaw):
             ValueError: there is no law for block k.
         """
         if not 0 <= k < len(self.laws):
-            raise ValueError(f"block {k} has no gamma law: {len(self.laws)} were given; set stack.gamma.laws")
+            raise InvalidValueError(f"block {k} has no gamma law: {len(self.laws)} were given; set stack.gamma.laws")
         return self.laws[k].at(k)
 
     def begin_pass(self) -> None:
@@ -300,7 +302,7 @@ class PerBlock(GammaLaw):
         Raises:
             TypeError: always.
         """
-        raise TypeError(f"{self}: the law depends on the block; ask at(k).sample(...)")
+        raise InvalidTypeError(f"{self}: the law depends on the block; ask at(k).sample(...)")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the distinct laws, in the order of their first block."""
@@ -338,10 +340,12 @@ class Growing(PerBlock):
         self, blocks: int, first: str | float | Fraction = "1/32", last: str | float | Fraction = "1/4"
     ) -> None:
         if not isinstance(blocks, int) or blocks < 1:
-            raise ValueError(f"blocks={blocks!r}: wanted a number of blocks, at least 1; set stack.gamma.blocks")
+            raise InvalidValueError(f"blocks={blocks!r}: wanted a number of blocks, at least 1; set stack.gamma.blocks")
         ends = [as_fraction(value) for value in (first, last)]
         if any(end <= 0 or 1 not in end.as_integer_ratio() or end.denominator & (end.denominator - 1) for end in ends):
-            raise ValueError(f"first={first!r}, last={last!r}: wanted powers of two such as 1/32; set stack.gamma")
+            raise InvalidValueError(
+                f"first={first!r}, last={last!r}: wanted powers of two such as 1/32; set stack.gamma"
+            )
         start, end = (math.log2(value) for value in ends)
         steps = max(1, blocks - 2)
         exponents = [start + round((end - start) * place / steps) for place in range(max(0, blocks - 1))]
@@ -363,5 +367,5 @@ def as_law(value: GammaLaw | str | float | Fraction) -> GammaLaw:
         TypeError: a class instead of a law. ValueError: not a fraction.
     """
     if isinstance(value, type):
-        raise TypeError(f'gamma={value!r} is a class: wanted a law such as TwoPoint("1/2"); set stack.gamma')
+        raise InvalidTypeError(f'gamma={value!r} is a class: wanted a law such as TwoPoint("1/2"); set stack.gamma')
     return value if isinstance(value, GammaLaw) else TwoPoint(value)

@@ -10,23 +10,25 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from bdia import BdiaError, InvalidValueError
+
 MAX_BITS = 20
 MARGIN = 4  # of `finest_grid`: training moves activations, and gamma lets them grow
 UNIT_LIMIT = 2.0**24  # first integer beyond which float32 skips integers
 
 
-class ReversibilityError(RuntimeError):
+class ReversibilityError(BdiaError, RuntimeError):
     """A reconstructed residual stream differs from the one seen in the forward pass."""
 
 
-class GridOverflowError(ArithmeticError):
+class GridOverflowError(BdiaError, ArithmeticError):
     """A residual stream left the range in which float32 is exact on the grid, or is not finite."""
 
 
 def check_bits(bits: int, key: str = "stack.bits") -> int:
     """Return `bits` if the grid 2^-bits is usable; raise ValueError naming the config `key` otherwise."""
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= MAX_BITS:
-        raise ValueError(f"bits={bits!r}: the grid 2^-bits needs an integer from 1 to {MAX_BITS}; set {key}")
+        raise InvalidValueError(f"bits={bits!r}: the grid 2^-bits needs an integer from 1 to {MAX_BITS}; set {key}")
     return bits
 
 

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bdia import InvalidValueError
+
 
 def _check_side_bits(side_bits: int) -> None:
     if not 0 <= side_bits <= 8:
-        raise ValueError(f"side_bits={side_bits}: wanted 0 to 8")
+        raise InvalidValueError(f"side_bits={side_bits}: wanted 0 to 8")
 
 
 def packed_shape(shape: torch.Size | tuple[int, ...], side_bits: int) -> tuple[int, int, int]:

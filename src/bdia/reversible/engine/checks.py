@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch
 
+from bdia import UnsupportedError
 from bdia.reversible.arithmetic.grid import ReversibilityError
 
 
@@ -87,7 +88,7 @@ def held_states(held: list[int], dropped: int) -> str:
 def refuse_batched(grad: Tensor) -> None:
     """Raise RuntimeError for gradients that torch.func or is_grads_batched batches."""
     if _functorch.is_functorch_wrapped_tensor(grad) or _functorch.is_legacy_batchedtensor(grad):
-        raise RuntimeError(
+        raise UnsupportedError(
             "is_grads_batched and vmap do not go through a reversible stack: take one gradient at a time, or use a "
             "StandardStack, or bdia.revert on a copy of the model"
         )
@@ -96,7 +97,7 @@ def refuse_batched(grad: Tensor) -> None:
 def refuse_transforms() -> None:
     """Raise RuntimeError inside torch.func.grad, vmap, jvp and the like."""
     if _functorch.peek_interpreter_stack() is not None:
-        raise RuntimeError(
+        raise UnsupportedError(
             "torch.func transforms (grad, vmap, jvp) do not go through a reversible stack: use a StandardStack, or "
             "bdia.revert on a copy of the model"
         )
@@ -112,7 +113,7 @@ def refuse_outer_checkpoint(starts_at: int | None) -> None:
     inside = hooks is not None and getattr(hooks[0], "__qualname__", "").startswith("_checkpoint_hook")
     recomputed_alone = torch._C._current_graph_task_id() != -1 and starts_at not in (None, 0)
     if inside or recomputed_alone:
-        raise RuntimeError(OUTER_CHECKPOINT)
+        raise UnsupportedError(OUTER_CHECKPOINT)
 
 
 def short_pass(why: str) -> str:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from bdia import UnsupportedError
+
 # Elements from which a kernel is worth making: that takes some 20 s a function once on a machine, then 4 s a process.
 # A BDIA update and its inverse then took, at commit 5ddbbb1 on two cores, some 4 ms less at 133,000 elements, 1 to
 # 2 ms less at 33,000.
@@ -63,7 +65,7 @@ def run_compiled(function: Callable[..., None], out: Tensor, *arguments: object,
         said = (str(error).strip().splitlines() or [""])[0][:200]
         reason = f"torch.compile fails here ({type(error).__name__}: {said})"
         if required:
-            raise RuntimeError(f"{reason}: set stack.kernel=eager, which gives the same bits") from error
+            raise UnsupportedError(f"{reason}: set stack.kernel=eager, which gives the same bits") from error
         _broken.add((function, device))
         warnings.warn(
             f"{reason}; eager operations take over, slower, with the same bits (a stack's own: stack.kernel=eager)",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bdia import InvalidTypeError, UnsupportedError
 from bdia.reversible.arithmetic.rules import Rule
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.compiled import out_of_memory
@@ -152,12 +153,12 @@ def _first(call: Callable[[Tensor], object], x: Tensor, update: LayerUpdate, aro
         y = call(x)
     if not isinstance(y, Tensor) or y.shape != x.shape:
         seen = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise TypeError(
+        raise InvalidTypeError(
             f"block {update.block} returned {seen}, wanted the residual stream, a tensor of shape {tuple(x.shape)}: "
             "wrap the block so that it returns only that"
         )
     if version is not None and x._version != version:
-        raise RuntimeError(f"block {update.block} changes its input in place: clone it there")
+        raise UnsupportedError(f"block {update.block} changes its input in place: clone it there")
     return y
 
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Variable
 
+from bdia import UnsupportedError
 from bdia.reversible.arithmetic.grid import check_range, largest_magnitude, quantize, units
 from bdia.reversible.arithmetic.rules import GradientFactors, Rule
 from bdia.reversible.engine import checks
@@ -177,9 +178,9 @@ class Pass:
         """
         x = self.states.get(k)
         if x is None:
-            raise RuntimeError(checks.consumed(self.settings.prefix))
+            raise UnsupportedError(checks.consumed(self.settings.prefix))
         if self._versions[k] is not None and x._version != self._versions[k]:
-            raise RuntimeError(checks.changed_in_place(k, self.settings.prefix))
+            raise UnsupportedError(checks.changed_in_place(k, self.settings.prefix))
         return x
 
     def _put(self, k: int, x: Tensor) -> None:
@@ -278,11 +279,11 @@ class Pass:
         """Start the backward of an update; refuse what released states cannot serve."""
         k = update.k
         if self._recomputes_any and torch.is_grad_enabled():
-            raise RuntimeError(checks.graph_of_gradient(self.settings.prefix))
+            raise UnsupportedError(checks.graph_of_gradient(self.settings.prefix))
         if self._running is not None and k in self._running:
             self._running = None  # an exception ended the last backward before its end
         if self._running is None and self._consumed:
-            raise RuntimeError(checks.consumed(self.settings.prefix))
+            raise UnsupportedError(checks.consumed(self.settings.prefix))
         self._begin_backward()
         self._running[k] = update
         if not self.recomputes(k):

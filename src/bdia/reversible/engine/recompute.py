@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
+from bdia import InvalidValueError, UnsupportedError
 from bdia.reversible.engine.checks import own_state, tell
 from bdia.reversible.engine.kernels import bit_sum
 
@@ -49,7 +50,9 @@ def kept_blocks(keep: int | Collection[int], depth: int, prefix: str = "stack.")
         and all(type(k) is int and 0 <= k < depth for k in keep)
     ):
         return frozenset(keep)
-    raise ValueError(f"keep={keep!r}: wanted a number of blocks, or indices from 0 to {depth - 1}; set {prefix}keep")
+    raise InvalidValueError(
+        f"keep={keep!r}: wanted a number of blocks, or indices from 0 to {depth - 1}; set {prefix}keep"
+    )
 
 
 def saved_operations(names: Sequence[str], prefix: str = "stack.") -> list[Any]:
@@ -59,7 +62,7 @@ def saved_operations(names: Sequence[str], prefix: str = "stack.") -> list[Any]:
         ValueError: an unknown name.
     """
     if isinstance(names, str) or not set(names) <= set(OPERATIONS):
-        raise ValueError(f"save={names!r}: wanted a list of {', '.join(OPERATIONS)}; set {prefix}save")
+        raise InvalidValueError(f"save={names!r}: wanted a list of {', '.join(OPERATIONS)}; set {prefix}save")
     known = (getattr(torch.ops.aten, name, None) for kind in names for name in OPERATIONS[kind])
     return [operator.default for operator in known if operator is not None]
 
@@ -100,10 +103,10 @@ class _KeptOutputs:
     def take(self, operator: Any, inputs: Any) -> Any:
         """Return the output of the next call, once."""
         if not self._calls[operator]:
-            raise RuntimeError(f"save: {operator} runs more often than in forward, or for a second backward")
+            raise UnsupportedError(f"save: {operator} runs more often than in forward, or for a second backward")
         output, versions, sums = self._calls[operator].popleft()
         if versions != self._versions(output):
-            raise RuntimeError(f"save: the kept output of {operator} was changed in place. Leave it out of save")
+            raise UnsupportedError(f"save: the kept output of {operator} was changed in place. Leave it out of save")
         for total, again in zip(sums, self._sums(inputs), strict=True):
             self._differs(total != again)
         return output
@@ -205,10 +208,14 @@ def check_nested(blocks: Sequence[nn.Module], names: Sequence[str], prefix: str 
         held = {name for name, _ in block.named_modules() if name}
         if isinstance(names, str) or not set(names) <= held:
             top = sorted(name for name in held if "." not in name)
-            raise ValueError(f"nested={names!r}: wanted a list of submodules of block {k}: {top}; set {prefix}nested")
+            raise InvalidValueError(
+                f"nested={names!r}: wanted a list of submodules of block {k}: {top}; set {prefix}nested"
+            )
     for name in names:
         if any(name.startswith(f"{other}.") for other in names):
-            raise ValueError(f"nested={names!r}: {name} lies in another of them: name only one; set {prefix}nested")
+            raise InvalidValueError(
+                f"nested={names!r}: {name} lies in another of them: name only one; set {prefix}nested"
+            )
     return tuple(dict.fromkeys(names))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bdia import InvalidTypeError, InvalidValueError, UnsupportedError
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.kernels import KERNELS
 from bdia.reversible.engine.passes import PassLog
@@ -73,7 +74,7 @@ class BlockStack(nn.Sequential):
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
         super().__init__(*blocks)
         if not len(self):
-            raise ValueError("a stack needs at least one block; set model.net.depth")
+            raise InvalidValueError("a stack needs at least one block; set model.net.depth")
         _take_guards_off(self.blocks)
 
     @property
@@ -126,7 +127,7 @@ class Recomputation:
         if not torch.is_grad_enabled():
             return frozenset(range(depth))
         if self.memory_budget is not None and training:
-            raise RuntimeError(
+            raise UnsupportedError(
                 f"memory_budget={self.memory_budget!r}: no number of kept blocks was chosen for it yet. Call "
                 f"bdia.profiling.fit_to_memory (bdia.train does), or set {self.prefix}memory_budget=null and "
                 f"{self.prefix}keep"
@@ -179,7 +180,7 @@ def check_kernel(kernel: str, prefix: str = "stack.") -> str:
         ValueError: there is no such one.
     """
     if kernel not in KERNELS:
-        raise ValueError(f"kernel={kernel!r}: wanted one of {', '.join(KERNELS)}; set {prefix}kernel")
+        raise InvalidValueError(f"kernel={kernel!r}: wanted one of {', '.join(KERNELS)}; set {prefix}kernel")
     return kernel
 
 
@@ -191,5 +192,5 @@ def check_stream(x: Tensor, prefix: str = "stack.") -> Tensor:
     """
     if x.dtype != torch.float32 and not torch.is_autocast_enabled(x.device.type):
         key = "trainer.precision=32-true or bf16-mixed" if prefix else "float32 parameters, or autocast"
-        raise TypeError(f"residual stream is {x.dtype}: the grid needs float32. Use {key}")
+        raise InvalidTypeError(f"residual stream is {x.dtype}: the grid needs float32. Use {key}")
     return x

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bdia import InvalidTypeError, InvalidValueError, UnsupportedError
 from bdia.reversible.arithmetic.gamma import Gamma, GammaLaw, TwoPoint, as_fraction, constant_gamma
 from bdia.reversible.arithmetic.grid import check_bits, finest_grid
 from bdia.reversible.arithmetic.rules import BdiaRule, EulerRule, FloatBdiaRule, Rule
@@ -58,13 +59,13 @@ class BdiaUpdates(Recomputation, LastForward):
         super().__init__(layers, keep, memory_budget, save, nested, prefix)
         self.gamma = TwoPoint("1/2") if gamma is None else gamma
         if not hasattr(self.gamma, "sample") or isinstance(self.gamma, type):
-            raise TypeError(f'gamma={gamma!r}: wanted a law such as TwoPoint("1/2"); set {prefix}gamma')
+            raise InvalidTypeError(f'gamma={gamma!r}: wanted a law such as TwoPoint("1/2"); set {prefix}gamma')
         self.chooses_bits = self.auto_bits = bits == "auto"
         self.bits = None if bits is None else check_bits(FIRST_BITS if bits == "auto" else bits, f"{prefix}bits")
         if backward not in ("reversible", "stored"):
-            raise ValueError(f'backward={backward!r}: wanted "reversible" or "stored"; set {prefix}backward')
+            raise InvalidValueError(f'backward={backward!r}: wanted "reversible" or "stored"; set {prefix}backward')
         if backward == "reversible" and not self.gamma.reversible:
-            raise ValueError(
+            raise InvalidValueError(
                 f"gamma law {self.gamma} has no inverse: set {prefix}backward=stored, or another {prefix}gamma"
             )
         self.backward, self.eval_gamma = backward, _read_eval_gamma(eval_gamma, prefix)
@@ -142,7 +143,7 @@ class BdiaUpdates(Recomputation, LastForward):
         if flows:
             call.drop_caches(refuses_filled=recomputes)
         if recomputes and getattr(layer, "gradient_checkpointing", False):
-            raise RuntimeError(checks.OUTER_CHECKPOINT)
+            raise UnsupportedError(checks.OUTER_CHECKPOINT)
         run = self.bind(layer, call.run, recomputes, (), {})
         try:
             x = self.chain.call(
@@ -162,7 +163,7 @@ class BdiaUpdates(Recomputation, LastForward):
         Raises:
             TypeError: always, here.
         """
-        raise TypeError(
+        raise InvalidTypeError(
             f"block {place} ({type(layer).__name__}) returned nothing of its residual stream's shape: wrap the block "
             "so that it does"
         )
@@ -299,6 +300,6 @@ def _read_eval_gamma(value: float | str | Fraction, prefix: str) -> Fraction | f
     except ValueError as error:
         if isinstance(value, float) and math.isfinite(value):
             return value
-        raise ValueError(
+        raise InvalidValueError(
             f'eval_gamma={value!r}: wanted a number or a fraction "p/q"; set {prefix}eval_gamma'
         ) from error

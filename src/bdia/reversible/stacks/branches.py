@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from bdia import InvalidTypeError
+
 Branch = Callable[..., Tensor]
 
 _TIMM_NAMES = ("norm1", "attn", "norm2", "mlp")
@@ -27,7 +29,7 @@ def branches(block: nn.Module) -> tuple[Branch, Branch]:
     post_norm = type(block).__name__ == "ResPostBlock"  # timm's post-norm block has the same names
     if missing or extra or post_norm:
         reason = f"no {', '.join(missing)}" if missing else f"also {', '.join(extra)}" if extra else "its norms last"
-        raise TypeError(
+        raise InvalidTypeError(
             f"{type(block).__name__} has {reason}: RevVitStack needs timm's pre-norm Block or a method branches() -> "
             "(attention, mlp); choose another stack, or add it"
         )

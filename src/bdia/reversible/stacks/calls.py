@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bdia import InvalidTypeError, UnsupportedError
+
 CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params", "cache")
 
 
@@ -42,12 +44,12 @@ class LayerCall:
             stream = self._kwargs.pop(self._name, None)
         if not isinstance(stream, Tensor) or not stream.is_floating_point():
             seen = str(stream.dtype) if isinstance(stream, Tensor) else type(stream).__name__
-            raise TypeError(
+            raise InvalidTypeError(
                 f"{_describe(original)} was called with {seen} in the place of its residual "
                 "stream: the stream must be the first argument; name another chain with layers="
             )
         if stream.dim() <= batch_dim:
-            raise TypeError(f"batch_dim={batch_dim}: the stream has the shape {tuple(stream.shape)}")
+            raise InvalidTypeError(f"batch_dim={batch_dim}: the stream has the shape {tuple(stream.shape)}")
         self.dtype = stream_dtype(stream)
         self._stream = [stream]
 
@@ -93,7 +95,7 @@ class LayerCall:
         if not _is_filled(value):
             return None
         if refuses_filled:
-            raise RuntimeError(_cache_refusal(name or type(value).__name__, self._prefix))
+            raise UnsupportedError(_cache_refusal(name or type(value).__name__, self._prefix))
         return value
 
 
@@ -105,7 +107,7 @@ def check_caches(args: tuple, kwargs: Mapping[str, Any], prefix: str) -> None:
     """
     for name, value in (*(("", value) for value in args), *kwargs.items()):
         if _is_cache(name, value):
-            raise RuntimeError(_cache_refusal(name or type(value).__name__, prefix))
+            raise UnsupportedError(_cache_refusal(name or type(value).__name__, prefix))
 
 
 def split_output(out: Any, x: Tensor) -> tuple[Any, Callable[[Tensor], Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
+from bdia import InvalidValueError
 from bdia.reversible.stacks.adapters import ChainSpec, adapted
 
 CONTAINERS = (nn.ModuleList, nn.Sequential)
@@ -27,18 +28,20 @@ def find_chains(model: nn.Module, layers: str | Sequence[str] | None = None) -> 
     else:
         names = [layers] if isinstance(layers, str) else layers
         if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"layers={type(layers).__name__}: wanted names, such as layers='model.layers'")
+            raise InvalidValueError(f"layers={type(layers).__name__}: wanted names, such as layers='model.layers'")
         found = [spec for name in names for spec in _named(model, name)]
         if len(found) > 1 and all(
             len(spec.layers) == 1 for spec in found
         ):  # single layers, in the order of their calls
             found = [ChainSpec(", ".join(spec.name for spec in found), [spec.layers[0] for spec in found])]
     if not found:
-        raise ValueError(_nothing_found(model))
+        raise InvalidValueError(_nothing_found(model))
     names = [name for spec in found for name in spec.name.split(", ")]
     for name in names:
         if names.count(name) > 1 or any(name.startswith(f"{other}.") for other in names):
-            raise ValueError(f"layers={names}: {name} stands twice, or lies in another chain; name only one of them")
+            raise InvalidValueError(
+                f"layers={names}: {name} stands twice, or lies in another chain; name only one of them"
+            )
     return [spec._replace(batch_dim=spec.batch_dim or _batch_dim(spec.layers[0])) for spec in found]
 
 
@@ -121,12 +124,12 @@ def _named(model: nn.Module, name: str) -> Iterator[ChainSpec]:
     modules = dict(model.named_modules())
     matches = [found for found in modules if _matches(found, name)]
     if not matches:
-        raise ValueError(f"layers={name!r}: no module of that name. {_candidates(model)}")
+        raise InvalidValueError(f"layers={name!r}: no module of that name. {_candidates(model)}")
     for match in matches:
         module = modules[match]
         members = list(module.children()) if isinstance(module, CONTAINERS) else [module]
         if not members or any(isinstance(member, nn.ModuleList | nn.ModuleDict) for member in members):
-            raise ValueError(
+            raise InvalidValueError(
                 f"layers={name!r}: {match} holds no layer that a model could call, but lists. {_candidates(model)}"
             )
         yield ChainSpec(match, members)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from bdia import InvalidTypeError, InvalidValueError
 from bdia.reversible.arithmetic.gamma import GammaLaw, Growing, as_law
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import Chain
@@ -189,13 +190,13 @@ def convert(
         {'layers': 4}
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model={model!r}: wanted a torch.nn.Module")
+        raise InvalidTypeError(f"model={model!r}: wanted a torch.nn.Module")
     if batch_dim is not None and (not isinstance(batch_dim, int) or batch_dim < 0):
-        raise ValueError(f"batch_dim={batch_dim!r}: wanted a dimension of the stream, 0 or more")
+        raise InvalidValueError(f"batch_dim={batch_dim!r}: wanted a dimension of the stream, 0 or more")
     if any(engaged(module) is not None for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} is converted already: call bdia.revert(model) first")
+        raise InvalidValueError(f"{type(model).__name__} is converted already: call bdia.revert(model) first")
     if any(isinstance(module, BdiaStack) for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} holds a BdiaStack, which trains reversibly already")
+        raise InvalidValueError(f"{type(model).__name__} holds a BdiaStack, which trains reversibly already")
     settings = {
         "keep": keep, "backward": backward, "eval_gamma": eval_gamma, "quantize_eval": quantize_eval,
         "verify": verify, "kernel": kernel, "memory_budget": None, "save": save, "nested": nested,
@@ -208,7 +209,7 @@ def convert(
         grid = ("auto" if pretrained else DEFAULT_BITS) if bits is None else bits
         chains = [ConvertedChain(spec, model, law, grid, **settings) for spec, law in zip(specs, laws, strict=True)]
     except ValueError as error:
-        raise ValueError(_in_arguments(str(error))) from error
+        raise InvalidValueError(_in_arguments(str(error))) from error
     _switch_off_checkpointing(model)
     if _frozen_start(specs) and _switch_off_input_gradients(model):
         warnings.warn(INPUT_GRADIENTS_OFF.replace(", from the next step on", ""), checks.EngineWarning, stacklevel=2)

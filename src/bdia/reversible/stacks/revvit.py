@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bdia import InvalidValueError
 from bdia.reversible.arithmetic.grid import check_bits
 from bdia.reversible.arithmetic.rules import CouplingRule
 from bdia.reversible.engine import checks
@@ -43,7 +44,7 @@ class RevVitStack(BlockStack, Recomputation, LastForward):
         BlockStack.__init__(self, blocks)
         Recomputation.__init__(self, self.blocks, keep)
         if merge not in ("concat", "mean"):
-            raise ValueError(f'merge={merge!r}: wanted "concat" or "mean"; set stack.merge')
+            raise InvalidValueError(f'merge={merge!r}: wanted "concat" or "mean"; set stack.merge')
         self.bits = None if grid_bits is None else check_bits(grid_bits, "stack.grid_bits")
         self.verify = grid_bits is not None if verify is None else verify
         self.merge, self.streams, self.log = merge, 2 if merge == "concat" else 1, PassLog()
