@@ -16,9 +16,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from bdia.build import build_data
-from bdia.config import CONFIGS
-from bdia.data.images import ImageDataModule
+from bdia.build import CONFIGS, build_data
+from bdia.data.images.module import ImageDataModule
 
 SIDE, ROW, SHEET = 32, 100, 10_000  # pixels of an image, images in a row, images on a sheet
 

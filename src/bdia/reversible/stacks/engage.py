@@ -4,22 +4,25 @@ The layer's class, attributes and state_dict stay as they are: one entry of its 
 before the class's method. So hooks, wrappers and hand-written loops call the layer as they always did.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch._C._dynamo.eval_frame import set_eval_frame
 
-if TYPE_CHECKING:
-    from bdia.reversible.stacks.bdia import BdiaUpdates
-
 OUTSIDE = "the BDIA update between layers runs outside compiled code: compile without fullgraph=True, or compile layers"
+
+
+class OwnsLayers(Protocol):
+    """What gives layers their updates: `BdiaUpdates`."""
+
+    def call_layer(self, layer: nn.Module, place: int, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        """Return what the layer's caller gets from one call of it, the update done."""
+        ...
 
 
 class EngagedForward:
@@ -33,7 +36,7 @@ class EngagedForward:
     """
 
     def __init__(
-        self, layer: nn.Module, owner: BdiaUpdates | None, place: int, before: Callable[..., Any] | None
+        self, layer: nn.Module, owner: OwnsLayers | None, place: int, before: Callable[..., Any] | None
     ) -> None:
         self._layer, self.owner, self.place, self.before = weakref.ref(layer), owner, place, before
 
@@ -95,7 +98,7 @@ def engaged(layer: nn.Module) -> EngagedForward | None:
     return forward
 
 
-def engage(layer: nn.Module, owner: BdiaUpdates, place: int) -> None:
+def engage(layer: nn.Module, owner: OwnsLayers, place: int) -> None:
     """Let the layer's calls take the owner's updates."""
     disengage(layer)
     layer.__dict__["forward"] = EngagedForward(layer, owner, place, layer.__dict__.get("forward"))
