@@ -15,8 +15,8 @@ import peft
 import torch
 import transformers
 
+from bdia.data.files import write_whole
 from bdia.results.identity import git_state
-from bdia.results.store import write_whole
 from gamma_study.bits import grid_rows, with_small_stream
 from gamma_study.laws import Variant, variants
 from gamma_study.models import CONTEXT, all_windows, pretrained

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from bdia.data.files import write_whole
 from gamma_study.texts import VOCABULARY, Text
 
 CONTEXT = 64  # bytes that a model sees at once
@@ -69,10 +70,7 @@ def pretrained(
         model.tie_weights()
         return model, path
     _train(model, text.tokens(), steps, batch, lr)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file(_own_tensors(model), temporary)
-    temporary.replace(path)
+    write_whole(path, [save(_own_tensors(model))])
     return model, path
 
 

@@ -1,12 +1,13 @@
 """Files are found, read, and written whole or not at all."""
 
 import gzip
+import os
 
 import numpy as np
 import pytest
 
 from bdia.data.errors import DataCorruptError, DataNotFoundError
-from bdia.data.files import find, read_text, write
+from bdia.data.files import find, read_text, write_whole
 
 
 def find_here(path, data_dir, **keywords):
@@ -16,13 +17,13 @@ def find_here(path, data_dir, **keywords):
 def test_the_data_folder_comes_before_its_text_folder_and_that_before_the_path_as_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for place in (tmp_path / "a", tmp_path / "data" / "text" / "a", tmp_path / "data" / "a"):
-        write(place, [b"x"])
+        write_whole(place, [b"x"])
         assert find_here("a", tmp_path / "data").resolve() == place
         assert find_here(place, tmp_path / "data") == place
 
 
 def test_a_folder_is_no_file_and_a_file_is_no_folder(tmp_path):
-    write(tmp_path / "text" / "a", [b"x"])
+    write_whole(tmp_path / "text" / "a", [b"x"])
     (tmp_path / "a").mkdir()
     assert find_here("a", tmp_path) == tmp_path / "text" / "a"
     assert find_here("a", tmp_path, folder=True) == tmp_path / "a"
@@ -39,7 +40,7 @@ def test_what_is_missing_is_named_with_the_places_what_belongs_there_and_the_key
 @pytest.mark.parametrize("name", ["a.txt", "a.gz"])
 def test_text_keeps_its_line_ends_and_loses_a_byte_order_mark(tmp_path, name):
     data = "\ufeffdéjà\r\nvu\u2028\n".encode()
-    write(tmp_path / name, [gzip.compress(data, mtime=0) if name == "a.gz" else data])
+    write_whole(tmp_path / name, [gzip.compress(data, mtime=0) if name == "a.gz" else data])
     assert read_text(tmp_path / name, "mend it") == "déjà\r\nvu\u2028\n"
 
 
@@ -55,13 +56,13 @@ def test_text_keeps_its_line_ends_and_loses_a_byte_order_mark(tmp_path, name):
 )
 def test_what_cannot_be_read_is_named_with_the_way_out(tmp_path, name, data):
     if data is not None:
-        write(tmp_path / name, [data])
+        write_whole(tmp_path / name, [data])
     with pytest.raises(DataCorruptError, match=rf"{name} .*: mend it$"):
         read_text(tmp_path / name, "mend it")
 
 
 def test_pieces_are_written_one_behind_the_other_into_a_folder_that_is_made(tmp_path):
-    write(tmp_path / "new" / "a", [b"ab", np.array([1, 2], "<u2"), b""])
+    write_whole(tmp_path / "new" / "a", [b"ab", np.array([1, 2], "<u2"), b""])
     assert (tmp_path / "new" / "a").read_bytes() == b"ab\x01\x00\x02\x00"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
 
@@ -71,8 +72,21 @@ def test_a_failure_leaves_what_was_there_before_and_nothing_else(tmp_path):
         yield b"new"
         raise KeyboardInterrupt
 
-    write(tmp_path / "a", [b"old"])
+    write_whole(tmp_path / "a", [b"old"])
     for name in ("a", "b"):
         with pytest.raises(KeyboardInterrupt):
-            write(tmp_path / name, pieces())
+            write_whole(tmp_path / name, pieces())
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
+
+
+def test_a_text_is_written_as_utf_8_with_its_line_ends(tmp_path):
+    write_whole(tmp_path / "a", "d\u00e9j\u00e0\r\nvu\n")
+    assert (tmp_path / "a").read_bytes() == "d\u00e9j\u00e0\r\nvu\n".encode()
+
+
+def test_the_content_is_on_the_disk_before_the_file_gets_its_name(tmp_path, monkeypatch):
+    told, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (told.append(("fsync", os.fstat(number).st_size)), fsync(number)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (told.append("replace"), replace(*paths)))
+    write_whole(tmp_path / "a", [b"ab", b"c"])
+    assert told == [("fsync", 3), "replace"]

@@ -19,7 +19,7 @@ def test_a_crash_before_the_rename_leaves_no_file(tmp_path, monkeypatch):
         assert os.path.getsize(source) > 0  # all of it was written before the rename
         raise OSError("power cut")
 
-    monkeypatch.setattr("bdia.results.store.os.replace", crash)
+    monkeypatch.setattr("bdia.data.files.os.replace", crash)
     with pytest.raises(OSError, match="power cut"):
         write_record(make_record(), tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

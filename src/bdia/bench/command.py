@@ -42,10 +42,10 @@ from bdia.bench.plots import write_plots
 from bdia.bench.record import Bench, Row, allocator_environment, bench_id, read_bench
 from bdia.build import CONFIGS
 from bdia.cli.arguments import command, read_device
+from bdia.data.files import write_whole
 from bdia.profiling.device import describe_device
 from bdia.results.failure import describe
 from bdia.results.identity import git_state
-from bdia.results.store import write_whole
 
 PARTS = ("table", "curve", "overhead")
 

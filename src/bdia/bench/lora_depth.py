@@ -31,9 +31,9 @@ from bdia.bench.llama import LORA, MLP_RATIO, TRAININGS, VOCABULARY, WAYS, Decod
 from bdia.bench.record import Bench, Row, read_bench
 from bdia.bench.table import MIB, partner, ratio, reason
 from bdia.cli.arguments import command
+from bdia.data.files import write_whole
 from bdia.results.layout import Table, markdown, plain
 from bdia.results.spread import NONE
-from bdia.results.store import write_whole
 
 TABLE = "lora_depth.md"
 TIMES_LESS = {("lora", 48): 2.0}  # wanted of BDIA's peak against transformers' checkpointing

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from bdia.bench.cases import CURVE, VARIANTS
 from bdia.bench.record import Bench, Row
 from bdia.bench.table import MIB
+from bdia.data.files import write_whole
 from bdia.results.looks import INK, LINES, MARKERS, OTHER_COLOUR, STACK_COLOURS, STYLE, legend_below
-from bdia.results.store import write_whole
 
 COLOURS = {
     "stack=standard": STACK_COLOURS["StandardStack"],

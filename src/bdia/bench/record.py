@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bdia.bench.times import Times
+from bdia.data.files import write_whole
 from bdia.results.failure import without_folders
 from bdia.results.record import RecordError
-from bdia.results.store import write_whole
 
 if TYPE_CHECKING:
     from bdia.bench.cases import Variant

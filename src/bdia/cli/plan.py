@@ -33,7 +33,7 @@ from omegaconf import MISSING
 
 from bdia import InvalidValueError
 from bdia.cli.arguments import command
-from bdia.data.files import write
+from bdia.data.files import write_whole
 from bdia.profiling.planner import Plan, Planner, StackPlan
 from bdia.profiling.sizes import in_words, read_memory
 from bdia.profiling.workload import NUM_CLASSES
@@ -126,7 +126,7 @@ def run(overrides: Sequence[str], arguments: Arguments) -> None:
     """Print the plan, and write it where asked to."""
     plan = make_plan(overrides, arguments)
     if arguments.out:
-        write(Path(arguments.out), [json.dumps(dataclasses.asdict(plan), indent=1).encode() + b"\n"])
+        write_whole(Path(arguments.out), json.dumps(dataclasses.asdict(plan), indent=1) + "\n")
     print(in_text(plan))
 
 

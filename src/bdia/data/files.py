@@ -1,14 +1,16 @@
-"""Files of data: where they are looked for, how text is read, how a file is written whole or not at all."""
+"""Files: where data are looked for, how text is read, how any file is written whole or not at all."""
 
 import gzip
 import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from bdia.data.errors import DataCorruptError, DataNotFoundError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def find(path: str | Path, data_dir: Path, wanted: str, key: str, embedded: str, folder: bool = False) -> Path:
@@ -48,17 +50,23 @@ def read_text(path: Path, way_out: str) -> str:
         raise DataCorruptError(f"{path} cannot be read ({error}): {way_out}") from error
 
 
-def write(path: Path, pieces: Iterable[bytes | np.ndarray]) -> None:
-    """Write the pieces one behind the other under a temporary name, then rename: `path` is whole or not there.
+def write_whole(path: Path, content: "str | Iterable[bytes | np.ndarray]") -> None:
+    """Write a file under a temporary name, wait until it is on the disk, then rename it to `path`.
 
-    A failure, in `pieces` too, leaves what was there before. The folder is made.
+    A failure leaves what was there before: `path` is the old file, the new one, or not there. The folder is made.
+
+    Args:
+        content: a text, written as UTF-8, or pieces that are written one behind the other.
     """
+    pieces = [content.encode()] if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a rename within one folder cannot be half done
     try:
         with temporary.open("wb") as file:
             for piece in pieces:
                 file.write(memoryview(piece))
-        temporary.replace(path)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

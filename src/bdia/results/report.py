@@ -12,6 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bdia import MissingFileError
+from bdia.data.files import write_whole
 from bdia.results.aggregate import Experiment, gather
 from bdia.results.figures import figures
 from bdia.results.layout import Table, markdown, markdown_text
@@ -74,10 +75,8 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
     """
     records, out_dir = _select(records_root, None), Path(out_dir)
     sections = [Section.of(gathered) for gathered in gather(records)]
-    tables = out_dir / "tables"
-    tables.mkdir(parents=True, exist_ok=True)
     for section in sections:
-        (tables / f"{section.name}.md").write_text(section.to_markdown(), encoding="utf-8")
+        write_whole(out_dir / "tables" / f"{section.name}.md", section.to_markdown())
     environment = Environment(
         loader=PackageLoader("bdia.results", "."),
         autoescape=True,
@@ -85,7 +84,7 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
         keep_trailing_newline=True,
     )
     page = out_dir / "report.html"
-    page.write_text(environment.get_template("report.html.jinja").render(sections=sections), encoding="utf-8")
+    write_whole(page, environment.get_template("report.html.jinja").render(sections=sections))
     return page
 
 

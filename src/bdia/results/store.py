@@ -1,9 +1,9 @@
 """Write and read `results/<experiment>/<run_id>.json`: whole or not at all, never twice."""
 
-import os
 from pathlib import Path
 
 from bdia import ExistingFileError, MissingFileError
+from bdia.data.files import write_whole
 from bdia.results.record import RecordError, RunRecord
 
 NOT_EXPERIMENTS = ("tables", "bench", "finetune_gamma", "gpu")  # folders beside the experiments that hold other things
@@ -32,20 +32,6 @@ def write_record(record: RunRecord, root: Path | str) -> Path:
         raise ExistingFileError(f"{path} exists and a record is never overwritten; give the run its own run_id")
     write_whole(path, record.to_json())
     return path
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it: a crash leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: os.replace is atomic there
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_records(root: Path | str) -> list[RunRecord]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError, DataNotFoundError
-from bdia.data.files import read_text, write
+from bdia.data.files import read_text, write_whole
 from bdia.data.text.pairs import two_languages
 from bdia.data.text.splits import Pairs, check_fractions, keep_some, split_pairs
 
@@ -46,7 +46,7 @@ class HubText:
         parts = [self.name, self.split, self.column, str(self.count), *([self.revision] if self.revision else [])]
         path = data_dir / "text" / (re.sub(r"[^\w.-]", "--", "_".join(parts)) + ".json.gz")
         if not path.exists():
-            write(path, [gzip.compress(json.dumps(self._fetch()).encode(), mtime=0)])
+            write_whole(path, [gzip.compress(json.dumps(self._fetch()).encode(), mtime=0)])
         way_out = "delete it, it is fetched again"
         try:
             texts = json.loads(read_text(path, way_out))

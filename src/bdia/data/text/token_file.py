@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from bdia.data.files import write
+from bdia.data.files import write_whole
 from bdia.data.text.documents import Document, digest
 from bdia.data.text.tokenizer import END_OF_DOCUMENT, fingerprint
 
@@ -53,9 +53,9 @@ def cached_splits(folder: Path, pieces: Mapping[str, Callable[[], Iterable[np.nd
     """
     if not _is_whole(folder, pieces):
         for name, make in pieces.items():
-            write(folder / f"{name}.bin", (np.asarray(piece, TOKEN) for piece in make()))
+            write_whole(folder / f"{name}.bin", (np.asarray(piece, TOKEN) for piece in make()))
         sums = {name: _sha256(folder / f"{name}.bin") for name in pieces}
-        write(folder / SUMS, [json.dumps(sums).encode()])  # last: without it nothing beside it counts
+        write_whole(folder / SUMS, json.dumps(sums))  # last: without it nothing beside it counts
     return {name: np.memmap(folder / f"{name}.bin", dtype=TOKEN, mode="r") for name in pieces}
 
 

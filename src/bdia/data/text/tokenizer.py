@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError, DataNotFoundError
-from bdia.data.files import write
+from bdia.data.files import write_whole
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"  # of translation, ids 0, 1, 2 in a vocabulary trained here
 END_OF_DOCUMENT = "<|endoftext|>"  # of language modelling, GPT-2's name for it
@@ -136,7 +136,7 @@ def _plain_text(tokenizer: Tokenizer) -> Tokenizer:
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Write the tokenizer as JSON, whole or not at all."""
-    write(path, [tokenizer.to_str().encode()])
+    write_whole(path, tokenizer.to_str())
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
