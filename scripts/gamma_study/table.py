@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bdia.results.spread import NONE, Spread
+from bdia.results.statistics import NONE, Spread
 from gamma_study.laws import STANDARD
 from gamma_study.statistics import MARGIN, Paired, by_seed, chosen_law, costs, laws_of
 

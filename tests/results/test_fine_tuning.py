@@ -6,10 +6,10 @@ import pytest
 
 from bdia.results import gather
 from bdia.results.figures import figures
-from bdia.results.notes import notes
-from bdia.results.paper import published
-from bdia.results.summary import summary_table
-from bdia.results.verdict import verdicts
+from bdia.results.published import published
+from bdia.results.report import notes
+from bdia.results.tables import summary_table
+from bdia.results.verdicts import verdicts
 from helpers.synthetic_records import (
     BDIA,
     STANDARD,

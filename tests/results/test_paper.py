@@ -1,10 +1,10 @@
 import pytest
 
 from bdia.results import gather
-from bdia.results.notes import notes
-from bdia.results.paper import TABLE_2, data_name, paper_row, setting_differences
+from bdia.results.published import TABLE_2, data_name, paper_row, setting_differences
+from bdia.results.report import notes
 from bdia.results.tables import details_table, summary_table
-from bdia.results.verdict import verdicts
+from bdia.results.verdicts import verdicts
 from helpers.synthetic_records import BDIA, GAMMA, REVVIT, STANDARD, make_config, make_metrics, make_record, make_study
 
 FLOAT = {**BDIA, "bits": None}

@@ -8,12 +8,11 @@ from matplotlib.axes import Axes
 
 from bdia.results import Metric, gather, table_text
 from bdia.results.figures import figures
-from bdia.results.notes import failure_reason, notes, provenance
-from bdia.results.outcome import result_of
-from bdia.results.paper import data_name, setting_differences
-from bdia.results.summary import summary_table
-from bdia.results.tables import details_table
-from bdia.results.verdict import verdicts
+from bdia.results.published import data_name, setting_differences
+from bdia.results.report import failure_reason, notes, provenance
+from bdia.results.statistics import result_of
+from bdia.results.tables import details_table, summary_table
+from bdia.results.verdicts import verdicts
 from helpers.synthetic_records import (
     BDIA,
     SIGNATURE,

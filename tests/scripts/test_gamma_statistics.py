@@ -6,7 +6,7 @@ import pytest
 from gamma_study.statistics import Paired, by_seed, chosen_law, costs
 from gamma_study.table import markdown
 
-from bdia.results.spread import NONE
+from bdia.results.statistics import NONE
 from helpers.scripts_helpers import document, run, runs
 
 

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from bdia.results.aggregate import gather
 from bdia.results.report import build_report
+from bdia.results.statistics import gather
 from bdia.results.store import read_records
 from helpers.training_helpers import TINY
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from bdia.results.paper import HALF_ON_GRID, REVVIT, STANDARD
+from bdia.results.published import HALF_ON_GRID, REVVIT, STANDARD
 
 DEPTHS = (6, 12, 24, 48)
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -68,7 +68,7 @@ class Variant:
         label: its name in tables and legends.
         overrides: of configs/train.yaml.
         cost: planned time of a step in units of standard's, for the estimate before the start.
-        paper: which of the paper's forms this is, a key of `bdia.results.paper.PUBLISHED`.
+        paper: which of the paper's forms this is, a key of `bdia.results.published.PUBLISHED`.
         keep: the share of the blocks that keep their activations; None leaves that to the overrides.
         keep_curve: a point of the curve over `keep`, from nothing kept to everything.
     """

@@ -16,7 +16,7 @@ from bdia.bench.record import Row
 from bdia.bench.rounds import interleave
 from bdia.build import compose
 from bdia.profiling.workload import Workload, build_workload
-from bdia.results.failure import describe, status_of
+from bdia.results.record import describe, status_of
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ from bdia.build import CONFIGS
 from bdia.cli.arguments import command, read_device
 from bdia.data.files import write_whole
 from bdia.profiling.device import describe_device
-from bdia.results.failure import describe
 from bdia.results.identity import git_state
+from bdia.results.record import describe
 
 PARTS = ("table", "curve", "overhead")
 

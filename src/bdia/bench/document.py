@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from bdia.bench.record import Bench, Row
 from bdia.bench.table import MIB, fit_table, memory_table, overhead_table, time_table
 from bdia.bench.times import falls, rises
-from bdia.results.layout import Table, markdown, plain
+from bdia.results.tables import Table, markdown, plain
 
 
 def document(bench: Bench, figures: Sequence[tuple[str, str]] = ()) -> str:

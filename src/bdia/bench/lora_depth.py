@@ -32,8 +32,8 @@ from bdia.bench.record import Bench, Row, read_bench
 from bdia.bench.table import MIB, partner, ratio, reason
 from bdia.cli.arguments import command
 from bdia.data.files import write_whole
-from bdia.results.layout import Table, markdown, plain
-from bdia.results.spread import NONE
+from bdia.results.statistics import NONE
+from bdia.results.tables import Table, markdown, plain
 
 TABLE = "lora_depth.md"
 TIMES_LESS = {("lora", 48): 2.0}  # wanted of BDIA's peak against transformers' checkpointing

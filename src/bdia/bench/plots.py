@@ -12,7 +12,7 @@ from bdia.bench.cases import CURVE, VARIANTS
 from bdia.bench.record import Bench, Row
 from bdia.bench.table import MIB
 from bdia.data.files import write_whole
-from bdia.results.looks import INK, LINES, MARKERS, OTHER_COLOUR, STACK_COLOURS, STYLE, legend_below
+from bdia.results.figures import INK, LINES, MARKERS, OTHER_COLOUR, STACK_COLOURS, STYLE, legend_below
 
 COLOURS = {
     "stack=standard": STACK_COLOURS["StandardStack"],

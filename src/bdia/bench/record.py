@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bdia.bench.times import Times
 from bdia.data.files import write_whole
-from bdia.results.failure import without_folders
-from bdia.results.record import RecordError
+from bdia.results.record import RecordError, without_folders
 
 if TYPE_CHECKING:
     from bdia.bench.cases import Variant

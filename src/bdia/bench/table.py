@@ -7,9 +7,9 @@ from bdia.bench.cases import BUDGETS_GIB, CURVE, MODELS, VARIANTS
 from bdia.bench.held import bits_per_extra_block
 from bdia.bench.record import Bench, Row
 from bdia.bench.times import Times
-from bdia.results.layout import Table
-from bdia.results.paper import PUBLISHED, TABLE_1
-from bdia.results.spread import NONE
+from bdia.results.published import PUBLISHED, TABLE_1
+from bdia.results.statistics import NONE
+from bdia.results.tables import Table
 
 MIB = 2**20
 CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "loss_head", "other")

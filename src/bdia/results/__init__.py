@@ -1,25 +1,17 @@
-"""Run records and what is made of them: tables, figures, one HTML report. Imports no torch, so reports are quick."""
+"""Run records and what is made of them: tables, figures, one HTML report.
 
-from bdia.results.aggregate import Experiment, Variant, gather
-from bdia.results.identity import config_sha256, git_state, run_id
-from bdia.results.record import UNITS, Metric, RecordError, RunRecord
-from bdia.results.spread import Spread
-from bdia.results.store import read_records, write_record
-from bdia.results.tables import table_text
+Imports no torch, so that reports are quick, and the plotting and page libraries only where they are used.
+"""
 
-__all__ = [
-    "UNITS",
-    "Experiment",
-    "Metric",
-    "RecordError",
-    "RunRecord",
-    "Spread",
-    "Variant",
-    "config_sha256",
-    "gather",
-    "git_state",
-    "read_records",
-    "run_id",
-    "table_text",
-    "write_record",
-]
+from bdia import lazy_names
+
+_MODULES = {
+    **dict.fromkeys(("UNITS", "Metric", "RecordError", "RunRecord"), ".record"),
+    **dict.fromkeys(("config_sha256", "git_state", "run_id"), ".identity"),
+    **dict.fromkeys(("read_records", "write_record"), ".store"),
+    **dict.fromkeys(("Experiment", "Spread", "Variant", "gather"), ".statistics"),
+    "table_text": ".report",
+}
+
+__all__ = list(_MODULES)
+__getattr__ = lazy_names(__name__, _MODULES)

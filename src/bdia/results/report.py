@@ -1,10 +1,11 @@
-"""Turn the run records into results/tables/*.md and one self-contained results/report.html.
+"""Turn the run records into results/tables/*.md, one self-contained results/report.html and a text for the terminal.
 
 Run: python -m bdia.results.report --results results
 """
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bdia import MissingFileError
 from bdia.data.files import write_whole
-from bdia.results.aggregate import Experiment, gather
 from bdia.results.figures import figures
-from bdia.results.layout import Table, markdown, markdown_text
-from bdia.results.notes import notes, provenance
-from bdia.results.paper import data_name
+from bdia.results.published import CURVES_ONLY, data_name, paper_row, setting_differences
 from bdia.results.record import RecordError, RunRecord
+from bdia.results.statistics import Experiment, gather
 from bdia.results.store import read_records
-from bdia.results.summary import summary_table
-from bdia.results.tables import details_table, table_text
-from bdia.results.verdict import verdicts
+from bdia.results.tables import Table, details_table, markdown, markdown_text, plain, summary_table
+from bdia.results.variants import task_class
+from bdia.results.verdicts import verdicts
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,75 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
     return page
 
 
+def table_text(records: Sequence[RunRecord]) -> str:
+    """Return the tables, verdicts and notes of all experiments in the records, aligned for a terminal."""
+    parts = []
+    for experiment in gather(records):
+        lines = [experiment.name, "", plain(summary_table(experiment)), ""]
+        parts.append("\n".join([*lines, *verdicts(experiment), *notes(experiment), *provenance(experiment)]))
+    return "\n\n\n".join(parts)
+
+
 def _select(records_root: Path | str, experiment: str | None) -> list[RunRecord]:
     records = [record for record in read_records(records_root) if experiment in (None, record.experiment)]
     if not records:
         wanted = "<experiment>" if experiment is None else experiment
         raise MissingFileError(f"no records match {Path(records_root) / wanted}/*.json; train first, e.g. make demo")
     return records
+
+
+# --- what a reader must know beside a table ---
+
+
+def notes(experiment: Experiment) -> list[str]:
+    """Return what a reader must know beside the table: the setting, older runs left out, runs that broke."""
+    configs = [variant.example.config for variant in experiment.variants]
+    lines = list(dict.fromkeys(CURVES_ONLY[task] for task in map(task_class, configs) if task in CURVES_ONLY))
+    compared = [config for config in configs if paper_row(config) or task_class(config) in CURVES_ONLY]
+    for text in dict.fromkeys("; ".join(setting_differences(config)) for config in compared):
+        if text:
+            lines.append(f"Not the paper's setting: {text}.")
+    for variant in experiment.variants:
+        if variant.older:
+            lines.append(f"{variant.label}: {len(variant.older)} older ok run(s) of the same seed left out.")
+        for record in variant.broken:
+            lines.append(f"{variant.label}, seed {record.seed}: {record.status}: {failure_reason(record.error)}")
+    return lines
+
+
+def failure_reason(error: str | None) -> str:
+    """Return the telling line of a run's error; Hydra writes the target, then the cause, then "full_key: ..."."""
+    lines = [line.strip() for line in (error or "no reason recorded").splitlines() if line.strip()]
+    keys = [line for line in lines if line.startswith("full_key:")]
+    told = [line for line in lines if line not in keys] or ["no reason recorded"]
+    if told[0].startswith("Traceback"):
+        told = told[-1:]
+    reason = " ".join(told[:2]) if told[0].endswith(":") else told[0]
+    return f"{reason} (config: {keys[-1].removeprefix('full_key:').strip()})" if keys else reason
+
+
+def provenance(experiment: Experiment) -> list[str]:
+    """Return the devices, the commits and the metrics' signatures behind the records, each with its number of runs."""
+    devices = Counter(_device(record) for record in experiment.records)
+    commits = Counter(
+        f"commit {record.git['sha'][:12]} ({'dirty' if record.git['dirty'] else 'clean'})"
+        for record in experiment.records
+    )
+    signatures = Counter(
+        f"{name} signature {text}" for record in experiment.records for name, text in record.signatures.items()
+    )
+    counted = (devices, commits, signatures)
+    return [f"{text}: {count} run(s)" for counts in counted for text, count in sorted(counts.items())]
+
+
+def _device(record: RunRecord) -> str:
+    device = dict(record.device)
+    name, count = device.pop("name"), device.pop("count", 1)
+    versions = ", ".join(f"{key} {value}" for key, value in device.items() if value is not None)
+    return ", ".join(part for part in (f"{count} x {name}", versions, record.precision) if part)
+
+
+# --- the command ---
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,20 +1,151 @@
-"""All tables of one experiment as plain data, and the tables of all experiments as text for a terminal."""
+"""Tables as plain data: the summary and the details of an experiment; any table as Markdown and as aligned text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from bdia.results.aggregate import Experiment, gather
-from bdia.results.layout import Table, markdown, plain
-from bdia.results.notes import notes, provenance
-from bdia.results.paper import published
-from bdia.results.record import SPLITS, UNITS, RunRecord
-from bdia.results.spread import NONE, Spread
-from bdia.results.summary import summary_table
-from bdia.results.verdict import verdicts
-
-__all__ = ["Table", "details_table", "markdown", "plain", "summary_table", "table_text"]
+from bdia.results.published import paper_row, published
+from bdia.results.record import SPLITS, UNITS, Metric, RunRecord
+from bdia.results.statistics import NONE, Experiment, Spread, Variant
 
 TITLES = {"bleu": "BLEU", "chrf": "chrF"}  # where a metric's name is not its title
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column heads and rows of text."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def markdown(table: Table) -> str:
+    """Return the table in Markdown; a cell cannot break out of its column or carry HTML."""
+    lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.rows]
+    return "\n".join("| " + " | ".join(markdown_text(cell) for cell in line) + " |" for line in lines)
+
+
+def markdown_text(text: str) -> str:
+    """Return the text with the characters escaped that Markdown would read as a column, HTML or a new line."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return " ".join(escaped.split())
+
+
+def plain(table: Table) -> str:
+    """Return the table as aligned text, the first column to the left, the others to the right."""
+    lines = [table.columns, *table.rows]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(table.columns))]
+    texts = []
+    for line in lines:
+        padded = [" " * (width - len(cell)) for cell, width in zip(line, widths, strict=True)]
+        cells = [line[0] + padded[0], *(gap + cell for gap, cell in zip(padded[1:], line[1:], strict=True))]
+        texts.append("  ".join(cells).rstrip())
+    return "\n".join([texts[0], "  ".join("-" * width for width in widths), *texts[1:]])
+
+
+# --- the summary: one row per variant ---
+
+Column = tuple[str, Callable[[Variant], str]]  # head, and the cell of a variant's row
+
+
+def summary_table(experiment: Experiment) -> Table:
+    """Return one row per variant: the result (and the paper's, where it has numbers), memory, step time, status."""
+    make = {"bleu": _translation_columns, "perplexity": _language_columns}.get(experiment.result.name, _image_columns)
+    columns: list[Column] = [("stack", lambda variant: variant.label), *make(experiment)]
+    for head, name in (("peak memory MiB", "peak_allocated"), ("step ms", "step_time")):
+        columns.append((f"{head} (ratio to standard)", _with_ratio(experiment, name)))
+    columns.append(("status", lambda variant: variant.status))
+    return Table(
+        [head for head, _ in columns], [[cell(variant) for _, cell in columns] for variant in experiment.variants]
+    )
+
+
+def _image_columns(experiment: Experiment) -> list[Column]:
+    def published(variant: Variant) -> str:
+        paper = paper_row(variant.example.config)
+        return f"{paper.accuracy:.2f}" if paper else NONE
+
+    def difference(variant: Variant) -> str:
+        ours, paper = experiment.outcome(variant), paper_row(variant.example.config)
+        return f"{ours.mean - paper.accuracy:+.2f}" if ours and paper else NONE
+
+    head = f"{experiment.result_split} accuracy % (mean ± std, n)"
+    return [(head, lambda variant: _text(experiment.outcome(variant))), ("paper", published), ("Δ", difference)]
+
+
+def _translation_columns(experiment: Experiment) -> list[Column]:
+    split = experiment.result_split
+    columns: list[Column] = [
+        (f"{split} BLEU (mean ± std, n)", lambda variant: _text(experiment.outcome(variant))),
+        (f"{split} chrF", lambda variant: _short(variant.spread("chrf", split))),
+        (f"{split} exact match %", lambda variant: _short(variant.spread("exact_match", split))),
+        ("val loss at end, nat", lambda variant: _short(variant.spread("loss", "val"), 3)),
+    ]
+    return columns[:1] + [column for column in columns[1:] if _has_numbers(experiment, column)]
+
+
+def _language_columns(experiment: Experiment) -> list[Column]:
+    columns: list[Column] = [
+        ("val perplexity at best (mean ± std, n)", lambda variant: _text(experiment.outcome(variant))),
+        ("step of best", _step_of_best),
+        ("val perplexity at end", lambda variant: _short(variant.spread("perplexity", "val"))),
+        ("test perplexity at end", lambda variant: _short(variant.spread("perplexity", "test"))),
+        ("unigram perplexity", _unigram_cell),
+    ]
+    return columns[:1] + [column for column in columns[1:] if _has_numbers(experiment, column)]
+
+
+def _has_numbers(experiment: Experiment, column: Column) -> bool:
+    return any(column[1](variant) != NONE for variant in experiment.variants)
+
+
+def _text(spread: Spread | None) -> str:
+    return spread.text() if spread else NONE
+
+
+def _short(spread: Spread | None, digits: int = 2) -> str:
+    return spread.short(digits) if spread else NONE
+
+
+def _unigram_cell(variant: Variant) -> str:
+    found = variant.spread("unigram_perplexity")
+    return f"{found.mean:,.1f}" if found else NONE  # of the data: seeds do not change it
+
+
+def _step_of_best(variant: Variant) -> str:
+    """Return e.g. "400 ± 50 of 2,000" optimizer steps; the end where the model does not over-fit."""
+
+    def best(record: RunRecord) -> Metric | None:
+        return record.best("perplexity", "val", higher=False)
+
+    def last(record: RunRecord) -> Metric | None:
+        return next(reversed(record.curve("perplexity", "val")), None)
+
+    steps, ends = (variant.spread_of(_step(row)) for row in (best, last))
+    if not steps or not ends:
+        return NONE
+    spread = f" ± {steps.std:,.0f}" if steps.std > 0 else ""
+    return f"{steps.mean:,.0f}{spread} of {ends.mean:,.0f}"
+
+
+def _step(row: Callable[[RunRecord], Metric | None]) -> Callable[[RunRecord], float | None]:
+    return lambda record: found.step if (found := row(record)) else None
+
+
+def _with_ratio(experiment: Experiment, name: str) -> Callable[[Variant], str]:
+    def cell(variant: Variant) -> str:
+        ours, baseline = variant.spread(name), experiment.baseline(variant)
+        standard = baseline and baseline.spread(name)
+        if not ours:
+            return NONE
+        # A spread of more than 1 % is a warning: the machine was not quiet, or the runs were not alike.
+        text = f"{ours.mean:.1f} ± {ours.std:.1f}" if ours.std > 0.01 * ours.mean else f"{ours.mean:.1f}"
+        return f"{text} ({ours.mean / standard.mean:.2f}x)" if standard else text
+
+    return cell
+
+
+# --- the details: one row per measured quantity ---
 
 
 def details_table(experiment: Experiment) -> Table:
@@ -53,12 +184,3 @@ def _published_rows(experiment: Experiment) -> list[list[str]]:
         if any(row and row.memory for row in found):
             rows.append([f"{source}: peak memory", *((row and row.memory) or NONE for row in found)])
     return rows
-
-
-def table_text(records: Sequence[RunRecord]) -> str:
-    """Return the tables, verdicts and notes of all experiments in the records, aligned for a terminal."""
-    parts = []
-    for experiment in gather(records):
-        lines = [experiment.name, "", plain(summary_table(experiment)), ""]
-        parts.append("\n".join([*lines, *verdicts(experiment), *notes(experiment), *provenance(experiment)]))
-    return "\n\n\n".join(parts)

@@ -25,9 +25,8 @@ from bdia import InvalidValueError, UnsupportedError
 from bdia.build import CONFIGS, build_callbacks, build_data, build_loggers, build_task, build_trainer
 from bdia.callbacks import Measurement
 from bdia.profiling.device import describe_device
-from bdia.results.failure import describe, status_of
 from bdia.results.identity import config_sha256, git_state, run_id
-from bdia.results.record import UNITS, Metric, RunRecord
+from bdia.results.record import UNITS, Metric, RunRecord, describe, status_of
 from bdia.results.store import write_record
 from bdia.train.progress import ProgressBar
 from bdia.train.weights import SET_BY_THE_RUN, find_weights, load_weights, train_once

@@ -22,9 +22,9 @@ from bdia.build import build_data, build_task, compose
 from bdia.data.errors import DataNotFoundError
 from bdia.data.module import DataModule
 from bdia.profiling.workload import Workload
+from bdia.results import table_text
 from bdia.results.report import build_report
 from bdia.results.store import read_records
-from bdia.results.tables import table_text
 from bdia.train.job import free_memory
 
 SCALES = ("paper", "cpu", "smoke")

@@ -1,15 +1,101 @@
-"""Gather the records of one experiment into variants: mean, sample standard deviation and n over seeds."""
+"""The runs of one experiment as numbers: variants, the result they are compared by, mean and deviation over seeds."""
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from bdia.results.outcome import Result, result_of
 from bdia.results.record import STATUSES, Metric, RunRecord
-from bdia.results.spread import Spread
-from bdia.results.variants import STACK_NAMES, Settings, differing_settings, label, stack_class
+from bdia.results.variants import STACK_NAMES, Settings, differing_settings, label, stack_class, task_class
+
+NONE = "\N{EN DASH}"  # what a table shows where there is no number
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (ddof = 1; NaN where n = 1) of n runs."""
+
+    mean: float
+    std: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Return the spread of at least one value."""
+        finite = all(math.isfinite(value) for value in values)
+        std = statistics.stdev(values) if finite and len(values) > 1 else math.nan
+        return cls(statistics.fmean(values), std, len(values))
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean; NaN where n = 1."""
+        return self.std / math.sqrt(self.n)
+
+    def deviation(self, digits: int) -> str:
+        """Return the standard deviation as text, `NONE` where n = 1."""
+        return NONE if math.isnan(self.std) else f"{self.std:.{digits}f}"
+
+    def text(self, digits: int = 2) -> str:
+        """Return "mean ± std (n=...)"."""
+        return f"{self.short(digits)} (n={self.n})"
+
+    def short(self, digits: int = 2) -> str:
+        """Return "mean ± std"."""
+        return f"{self.mean:.{digits}f} ± {self.deviation(digits)}"
+
+
+def difference_text(first: Spread, second: Spread, unit: str = "points", digits: int = 2) -> str:
+    """Return first minus second with its standard error, and whether it lies within two of them."""
+    difference = first.mean - second.mean
+    error = math.hypot(first.standard_error, second.standard_error)
+    if not math.isfinite(difference):
+        return "unknown (the loss of a run is not finite)" if unit == "nat" else "unknown (a value is not finite)"
+    if math.isnan(error):
+        return f"{difference:+.{digits}f} {unit}, no standard error (a single run)"
+    unresolved = " (within two standard errors: not resolved)" if abs(difference) <= 2 * error else ""
+    return f"{difference:+.{digits}f} {unit} with standard error {error:.{digits}f}{unresolved}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the runs of a task are compared by.
+
+    Args:
+        name: the metric, a key of `UNITS`.
+        text: its name and unit for a reader.
+        higher: whether more is better.
+        task: class of the LightningModule.
+        at_best: the result is the value at the best validation epoch, not the last one.
+        curves: the metrics drawn over the optimizer steps.
+        figure: the paper's figure with the same curves; "" where it has none.
+    """
+
+    name: str
+    text: str
+    higher: bool
+    task: str
+    at_best: bool
+    curves: tuple[str, ...]
+    figure: str
+
+
+ACCURACY = Result("accuracy", "accuracy, %", True, "ImageClassification", False, ("accuracy", "loss"), "Fig. 3, ViT")
+BLEU = Result("bleu", "BLEU", True, "Translation", False, ("loss",), "Fig. 4, translation")
+PROMPTS = Result("bleu", "BLEU", True, "DataToText", False, ("loss",), "")
+PERPLEXITY = Result("perplexity", "perplexity", False, "LanguageModeling", True, ("loss",), "Fig. 5, GPT-2")
+RESULTS = (BLEU, PROMPTS, ACCURACY, PERPLEXITY)  # in this order, as translation has a perplexity, too
+
+
+def result_of(records: Sequence[RunRecord]) -> Result:
+    """Return the result of the records' task; for a task of another name, the first that the records hold."""
+    tasks = {task_class(record.config) for record in records}
+    held = {row.name for record in records for row in record.metrics}
+    return next(
+        (result for result in RESULTS if tasks == {result.task}),
+        next((result for result in RESULTS if result.name in held), ACCURACY),
+    )
 
 
 @dataclass(frozen=True)
