@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from bdia.results.published import HALF_ON_GRID, REVVIT, STANDARD
+from bdia.results.published import FORM_OF_STACK
+from bdia.reversible.stacks.registry import BDIA, STACKS, StackRow
 
 DEPTHS = (6, 12, 24, 48)
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -89,22 +90,27 @@ def _keeping(share: Fraction, label: str, keep_curve: bool = False) -> Variant:
     return Variant(label, ("stack=bdia",), float((4 - share) / 3), keep=share, keep_curve=keep_curve)
 
 
+def _compared(row: StackRow) -> dict[str, Variant]:
+    """Return the variants in which the registry wants a stack compared."""
+    found = {}
+    for keep, overrides in row.compared():
+        name = row.name if len(row.keeps) < 2 else f"{row.name}_keep_{keep}"
+        label = row.label if keep is None else f"{row.label}, keep {keep}"
+        found[name] = Variant(label, overrides, row.step_time, FORM_OF_STACK.get(row.name))
+    return found
+
+
+COMPARED = {name: variant for row in STACKS for name, variant in _compared(row).items()}
 VARIANTS = {
-    "standard": Variant("standard", ("stack=standard",), 1.0, STANDARD),
-    "checkpoint": Variant("checkpointing, keep 1", ("stack=checkpoint", "stack.keep=1")),
-    "revvit": Variant("RevViT", ("stack=revvit",), paper=REVVIT),
-    "bdia_keep_0": Variant("BDIA, keep 0", ("stack=bdia", "stack.keep=0"), paper=HALF_ON_GRID),
-    "bdia_keep_1": Variant("BDIA, keep 1", ("stack=bdia", "stack.keep=1"), paper=HALF_ON_GRID),
+    **COMPARED,
     "bdia_keep_half": _keeping(Fraction(1, 2), "BDIA, keep half"),
     "bdia_float_stored": Variant("BDIA float, stored", ("stack=bdia", "stack.bits=null", "stack.backward=stored"), 1.0),
 }
 
 # The trade-off curve: one line per point. keep_curve=True joins a point to the curve that should fall and rise.
 CURVE = {
-    "standard": VARIANTS["standard"],
-    "checkpoint": VARIANTS["checkpoint"],
-    "revvit": VARIANTS["revvit"],
-    **{name: replace(VARIANTS[name], keep_curve=True) for name in ("bdia_keep_0", "bdia_keep_1")},
+    **COMPARED,
+    **{name: replace(variant, keep_curve=True) for name, variant in _compared(BDIA).items()},
     **{
         f"bdia_keep_{sixths}_sixths": _keeping(Fraction(sixths, 6), f"BDIA, keep {sixths}/6", keep_curve=True)
         for sixths in range(1, 6)
@@ -139,6 +145,6 @@ QUICK = {
     "models": ["vit_paper"],
     "depths": [6],
     "precisions": ["32-true"],
-    "variants": ["standard", "checkpoint", "revvit", "bdia_keep_0", "bdia_keep_1"],
+    "variants": list(COMPARED),
     "batch": [32],
 }

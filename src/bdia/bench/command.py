@@ -7,7 +7,7 @@ Usage: python scripts/bench.py [--quick] [key=value ...]
   models=[vit_paper,vit_base,gpt2]
   depths=[6,12,24,48]
   precisions=[32-true,bf16-mixed]
-  variants=[...]       of the table: standard checkpoint revvit bdia_keep_0 bdia_keep_1 bdia_keep_half bdia_float_stored
+  variants=[...]       of the table: {variants}
   curve_model=vit_paper  curve_depth=6    of the curve and of overhead
   repeats=7            rounds; every variant is timed once in each
   batch=[]             one number per model, in their order, for table and curve; [] takes bdia/bench/cases.py's
@@ -48,6 +48,7 @@ from bdia.results.identity import git_state
 from bdia.results.record import describe
 
 PARTS = ("table", "curve", "overhead")
+USAGE = __doc__.replace("{variants}", " ".join(cases.VARIANTS))
 
 
 @dataclass
@@ -246,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     defaults = quick() if short else Arguments()
     if any(word.startswith("models=") for word in argv):
         defaults = replace(defaults, batch=[])  # the quick one is its own model's
-    command(run, defaults, __doc__, [word for word in argv if word != "--quick"])
+    command(run, defaults, USAGE, [word for word in argv if word != "--quick"])
 
 
 if __name__ == "__main__":

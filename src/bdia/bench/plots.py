@@ -12,14 +12,10 @@ from bdia.bench.cases import CURVE, VARIANTS
 from bdia.bench.record import Bench, Row
 from bdia.bench.table import MIB
 from bdia.data.files import write_whole
-from bdia.results.figures import INK, LINES, MARKERS, OTHER_COLOUR, STACK_COLOURS, STYLE, legend_below
+from bdia.results.figures import INK, LINES, MARKERS, OTHER_COLOUR, STYLE, legend_below
+from bdia.reversible.stacks.registry import BDIA, STACKS
 
-COLOURS = {
-    "stack=standard": STACK_COLOURS["StandardStack"],
-    "stack=checkpoint": STACK_COLOURS["CheckpointStack"],
-    "stack=revvit": STACK_COLOURS["RevVitStack"],
-    "stack=bdia": STACK_COLOURS["BdiaStack"],
-}
+COLOURS = {row.override: row.colour for row in STACKS}
 WIDTH, PANEL = 8.4, 3.0  # inches
 
 
@@ -92,9 +88,7 @@ def _trade_off(bench: Bench) -> Figure | None:
     time, rate = figure.subplots(1, 2)
     curve = [row for row in rows if row.keep_curve]
     for axes, value in ((time, lambda row: row.times.median), (rate, lambda row: row.rate)):
-        axes.plot(
-            [row.memory["peak"] / MIB for row in curve], [value(row) for row in curve], color=COLOURS["stack=bdia"]
-        )
+        axes.plot([row.memory["peak"] / MIB for row in curve], [value(row) for row in curve], color=BDIA.colour)
         for row in rows:
             colour, place = _look(row)
             axes.plot(

@@ -9,14 +9,16 @@ from torch import nn
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from bdia import InvalidValueError
+from bdia import InvalidValueError, reversible
 from bdia.profiling.search import largest_that_fits
 from bdia.profiling.sizes import in_words, read_memory
 from bdia.profiling.traced_step import StepCost, TrainingStep, trace_step
-from bdia.reversible import BdiaStack, CheckpointStack, StandardStack
+from bdia.reversible import StandardStack
+from bdia.reversible.stacks.registry import STACKS
 
 KEY = "stack.memory_budget"
-Stack = BdiaStack | CheckpointStack
+BUDGETED = [row for row in STACKS if row.memory_budget]
+STACK_CLASSES = tuple(getattr(reversible, row.class_name) for row in BUDGETED)
 
 
 class Fit(NamedTuple):
@@ -46,7 +48,7 @@ def fit_to_memory(
     budget below the card's memory by that much.
 
     Args:
-        model: holds BdiaStacks or CheckpointStacks.
+        model: holds stacks that take a memory budget (BdiaStack, CheckpointStack).
         make_step: called with a copy of the model, makes an optimizer and the largest batch of the training, and
             returns them with the step.
         budget: peak of the whole step, e.g. "12GiB", or a fraction, e.g. 0.5, of the standard stack's; None takes the
@@ -74,12 +76,11 @@ def fit_to_memory(
         >>> model.keep == fit.kept_blocks, 0 < fit.kept_blocks < 12, fit.cost.peak <= fit.budget
         (True, True, True)
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, Stack)]
+    names = [name for name, module in model.named_modules() if isinstance(module, STACK_CLASSES)]
     stacks = [model.get_submodule(name) for name in names]
     if not stacks:
-        raise InvalidValueError(
-            f"{type(model).__name__} holds no stack that keeps blocks: set stack=bdia or checkpoint"
-        )
+        known = " or ".join(row.name for row in BUDGETED)
+        raise InvalidValueError(f"{type(model).__name__} holds no stack that keeps blocks: set stack={known}")
     device = device or next(model.parameters()).device.type
     value = stacks[0].memory_budget if budget is None else budget
     if value is None:

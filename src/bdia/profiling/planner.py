@@ -13,14 +13,14 @@ from bdia.profiling.sizes import in_words
 from bdia.profiling.traced_step import StepCost, TrainingStep, trace_step
 from bdia.profiling.workload import NUM_CLASSES, VOCAB_SIZE, build_workload
 from bdia.reversible import BlockStack
+from bdia.reversible.stacks import registry
 
-STACKS = {
-    "standard": ("stack=standard",),
-    "checkpoint keep 1": ("stack=checkpoint", "stack.keep=1"),
-    "revvit": ("stack=revvit",),
-    "bdia keep 0": ("stack=bdia", "stack.keep=0"),
-    "bdia keep 1": ("stack=bdia", "stack.keep=1"),
+STACKS = {  # what is planned, by name: overrides
+    row.name if keep is None else f"{row.name} keep {keep}": overrides
+    for row in registry.STACKS
+    for keep, overrides in row.compared()
 }
+STANDARD = (registry.STANDARD.override,)
 TRACED_BLOCKS = 96  # a trace takes about a tenth of a second a block
 
 
@@ -108,14 +108,14 @@ class Planner:
         self.num_classes, self.vocab_size, self.device = num_classes, vocab_size, device
         self.costs: dict[tuple, StepCost] = {}
         self.configs: dict[tuple[str, ...], DictConfig] = {}
-        self.cfg = self._config(STACKS["standard"], depth)
-        self.standard = self.cost(STACKS["standard"])
+        self.cfg = self._config(STANDARD, depth)
+        self.standard = self.cost(STANDARD)
         net = self.workload.task.net
         self.blocks = tuple(len(module) for module in net.modules() if isinstance(module, BlockStack))
         self.parameters = sum(p.numel() for p in net.parameters())
         if len(set(self.blocks)) == 1:
             self.depth = self.blocks[0]
-            self.costs[STACKS["standard"], batch, self.depth] = self.standard
+            self.costs[STANDARD, batch, self.depth] = self.standard
 
     def cost(self, stack: tuple[str, ...], batch: int | None = None, depth: int | None = None) -> StepCost:
         """Return what a step costs; None takes the batch and depth asked for."""
@@ -147,7 +147,7 @@ class Planner:
 
     def plan(self, memory: int | None = None) -> Plan:
         """Return every stack's costs; with bytes of memory, what fits and what to choose."""
-        choices = {"standard": STACKS["standard"], " ".join(self.own): self.own} if self.own else STACKS
+        choices = {registry.STANDARD.name: STANDARD, " ".join(self.own): self.own} if self.own else STACKS
         stacks = [self._stack(name, overrides, memory) for name, overrides in choices.items()]
         policy = None if memory is None else self._policy(stacks, memory)
         values = self.num_classes if kind_of_model(self.cfg) == "images" else self._vocabulary
@@ -191,9 +191,10 @@ class Planner:
     def _policy(self, stacks: list[StackPlan], memory: int) -> Policy:
         """Standard if it fits; else BDIA, keeping as many blocks as fit; else a smaller batch as well."""
         if self.standard.peak <= memory:
-            return Policy(STACKS["standard"], self.standard, 1.0)
-        other = any(o.startswith("stack=") and o != "stack=bdia" for o in self.own)
-        bdia = ("stack=bdia",) if other or not self.own else self.own
+            return Policy(STANDARD, self.standard, 1.0)
+        override = registry.BDIA.override
+        other = any(o.startswith("stack=") and o != override for o in self.own)
+        bdia = (override,) if other or not self.own else self.own
         none = (*bdia, "stack.keep=0")
         batch = self.batch
         if self.cost(none).peak > memory:
@@ -211,7 +212,7 @@ class Planner:
             lambda n: self.cost(keeping(n), batch).peak, memory, [1], least=0, most=max(self.blocks)
         )
         cost = self.cost(keeping(keep), batch)
-        relative = cost.flops / self.cost(STACKS["standard"], batch).flops
+        relative = cost.flops / self.cost(STANDARD, batch).flops
         return Policy((*keeping(keep), *(self._batch_key(batch) if batch < self.batch else ())), cost, relative)
 
     def _batch_key(self, batch: int) -> tuple[str]:

@@ -14,11 +14,9 @@ from matplotlib.figure import Figure
 
 from bdia.results.record import UNITS, RunRecord
 from bdia.results.statistics import Experiment, Spread, Variant
+from bdia.reversible.stacks.registry import BY_CLASS
 
-# Okabe and Ito's colours, told apart with any colour vision; one per stack in every figure.
-STACK_COLOURS = {"StandardStack": "#0072B2", "CheckpointStack": "#009E73", "RevVitStack": "#CC79A7"}
-STACK_COLOURS |= {"BdiaStack": "#D55E00"}
-OTHER_COLOUR = "#8A8A8A"
+OTHER_COLOUR = "#8A8A8A"  # of a stack that is not in the registry
 LINES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))  # variants of one stack share its hue
 MARKERS = ("o", "s", "^", "D", "v")
 INK = "#010203"  # stands for the page's text colour, light or dark
@@ -46,7 +44,8 @@ def styled_variants(experiment: Experiment) -> list[tuple[Variant, str, int]]:
     for variant in shown:
         same = [other.settings for other in shown if other.stack == variant.stack]
         place = same.index(variant.settings)
-        styled.append((variant, _shade(STACK_COLOURS.get(variant.stack, OTHER_COLOUR), place, len(same)), place))
+        colour = BY_CLASS[variant.stack].colour if variant.stack in BY_CLASS else OTHER_COLOUR
+        styled.append((variant, _shade(colour, place, len(same)), place))
     return styled
 
 

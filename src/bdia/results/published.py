@@ -7,16 +7,23 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from bdia.results.variants import class_name, stack_class, task_class
+from bdia.reversible.stacks import registry
 
 TABLE_1 = "paper, Table 1"
 TABLE_2 = "paper, Table 2"
 STUDENT = "student implementation"  # independent, RTX 4060 laptop, float32, 400 epochs, one seed, best epoch
 
 # What a stack is, as far as the published rows tell stacks apart: for BDIA (class, gamma law, gamma, bits).
-HALF_ON_GRID = ("BdiaStack", "TwoPoint", Fraction(1, 2), 9)
-HALF_IN_FLOAT = ("BdiaStack", "TwoPoint", Fraction(1, 2), None)
-ZERO_IN_FLOAT = ("BdiaStack", "Constant", Fraction(0), None)
-STANDARD, REVVIT = ("StandardStack",), ("RevVitStack",)
+HALF_ON_GRID = (registry.BDIA.class_name, "TwoPoint", Fraction(1, 2), 9)
+HALF_IN_FLOAT = (registry.BDIA.class_name, "TwoPoint", Fraction(1, 2), None)
+ZERO_IN_FLOAT = (registry.BDIA.class_name, "Constant", Fraction(0), None)
+STANDARD, REVVIT = (registry.STANDARD.class_name,), (registry.REVVIT.class_name,)
+# What each stack of the paper is with the settings of its YAML file.
+FORM_OF_STACK = {
+    registry.STANDARD.name: STANDARD,
+    registry.REVVIT.name: REVVIT,
+    registry.BDIA.name: HALF_ON_GRID,
+}
 
 
 @dataclass(frozen=True)
@@ -133,14 +140,14 @@ def setting_differences(config: Mapping[str, Any]) -> list[str]:
 
 
 def _form(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    if stack_class(config) != "BdiaStack":
+    if stack_class(config) != registry.BDIA.class_name:
         on_grid = config["stack"].get("grid_bits") is not None  # RevViT as published is in float
         return (stack_class(config), "on a grid") if on_grid else (stack_class(config),)
     gamma = config["stack"].get("gamma")
     if not isinstance(gamma, Mapping):  # the config of a run that failed on it
-        return ("BdiaStack", None)
+        return (registry.BDIA.class_name, None)
     law = class_name(gamma) if gamma.get("per", "sample") == "sample" else None  # the paper draws per sample
-    return ("BdiaStack", law, _fraction(gamma.get("value")), config["stack"].get("bits"))
+    return (registry.BDIA.class_name, law, _fraction(gamma.get("value")), config["stack"].get("bits"))
 
 
 def _fraction(value: Any) -> Fraction | None:

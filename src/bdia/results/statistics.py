@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from bdia.results.record import STATUSES, Metric, RunRecord
-from bdia.results.variants import STACK_NAMES, Settings, differing_settings, label, stack_class, task_class
+from bdia.results.variants import Settings, differing_settings, label, stack_class, task_class
+from bdia.reversible.stacks.registry import BY_CLASS, STANDARD
 
 NONE = "\N{EN DASH}"  # what a table shows where there is no number
 
@@ -186,7 +187,7 @@ class Experiment:
 
     def baseline(self, variant: Variant) -> Variant | None:
         """Return the standard stack's variant with the same setting, or None where there is none with an ok run."""
-        standard = [other for other in self.variants if other.stack == "StandardStack" and other.runs]
+        standard = [other for other in self.variants if other.stack == STANDARD.class_name and other.runs]
         same = [other for other in standard if other.setting_beside_stack == variant.setting_beside_stack]
         return same[0] if same else None
 
@@ -197,7 +198,7 @@ def value_of(row: Metric | None) -> float | None:
 
 
 def gather(records: Sequence[RunRecord]) -> list[Experiment]:
-    """Return the experiments by name, the variants of each in the order of `STACK_NAMES`, then by setting."""
+    """Return the experiments by name, the variants of each in the order of the registry of stacks, then by setting."""
     ordered = sorted(records, key=lambda record: (record.experiment, record.run_id))
     return [_experiment(name, list(members)) for name, members in groupby(ordered, lambda record: record.experiment)]
 
@@ -221,7 +222,7 @@ def _variant(settings: Settings, records: list[RunRecord]) -> Variant:
 
 
 def _position(variant: Variant) -> tuple[int, list[tuple[str, float, str]]]:
-    order = [*STACK_NAMES]
+    order = [*BY_CLASS]
     place = order.index(variant.stack) if variant.stack in order else len(order)
     return place, [(key, *_sort_value(value)) for key, value in variant.settings]
 

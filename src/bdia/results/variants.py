@@ -6,13 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bdia.results.record import RunRecord
+from bdia.reversible.stacks.registry import BY_CLASS, STANDARD
 
-STACK_NAMES = {
-    "StandardStack": "standard",
-    "CheckpointStack": "checkpointing",
-    "RevVitStack": "RevViT",
-    "BdiaStack": "BDIA",
-}
 # Entries that never make a variant: the seed, where things lie on disk, and what only logs or measures.
 IGNORED_GROUPS = {"seed", "name", "experiment", "paths", "logger", "callbacks"}
 IGNORED_NAMES = {"seed", "data_dir", "cache_dir", "download", "default_root_dir", "accelerator", "devices"}
@@ -40,9 +35,9 @@ def task_class(config: Mapping[str, Any]) -> str:
 def stack_name(config: Mapping[str, Any]) -> str:
     """Return the name a reader knows the stack by, e.g. "BDIA"; a class without one keeps its own name."""
     name = stack_class(config)
-    if (name, task_class(config)) == ("StandardStack", "ImageClassification"):
+    if (name, task_class(config)) == (STANDARD.class_name, "ImageClassification"):
         return "standard (ViT)"  # as in the paper's tables
-    return STACK_NAMES.get(name, name or "no stack")
+    return BY_CLASS[name].label if name in BY_CLASS else name or "no stack"
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

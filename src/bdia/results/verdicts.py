@@ -12,6 +12,7 @@ from bdia.results.published import data_name, paper_row
 from bdia.results.record import RunRecord
 from bdia.results.statistics import Experiment, Spread, Variant, difference_text, value_of
 from bdia.results.variants import Settings
+from bdia.reversible.stacks.registry import BDIA, STANDARD
 
 Standing = tuple[Variant, Spread, float]  # a variant, our accuracy, the accuracy the paper gives it
 
@@ -64,7 +65,7 @@ def _claim_lines(experiment: Experiment) -> list[str]:
     for variant in experiment.variants:
         baseline = experiment.baseline(variant)
         ours, theirs = experiment.outcome(variant), baseline and experiment.outcome(baseline)
-        if variant.stack == "BdiaStack" and baseline and ours and theirs:
+        if variant.stack == BDIA.class_name and baseline and ours and theirs:
             seen = f"{variant.label} {ours.text()}, {baseline.label} {theirs.text()}"
             outcome = "holds in the means" if ours.mean > theirs.mean else "does not hold"
             data = data_name(baseline.example.config)
@@ -131,7 +132,7 @@ def _pairs(experiment: Experiment) -> Iterator[tuple[Variant, Variant]]:
     """Yield each BDIA variant with the standard stack of the same other settings."""
     for variant in experiment.variants:
         baseline = experiment.baseline(variant)
-        if variant.stack == "BdiaStack" and variant.runs and baseline:
+        if variant.stack == BDIA.class_name and variant.runs and baseline:
             yield variant, baseline
 
 
@@ -139,7 +140,7 @@ def _rivals(experiment: Experiment) -> Iterator[tuple[Variant, Variant]]:
     """Yield each BDIA variant with every standard stack that differs from it in more regularisation alone."""
     for variant in experiment.variants:
         for other in experiment.variants:
-            if variant.stack == "BdiaStack" and other.stack == "StandardStack" and variant.runs and other.runs:
+            if variant.stack == BDIA.class_name and other.stack == STANDARD.class_name and variant.runs and other.runs:
                 ours, theirs = (dict(one.setting_beside_stack) for one in (variant, other))
                 keys = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
                 if keys and all(_regularises_more(key, theirs.get(key), ours.get(key)) for key in keys):
