@@ -7,9 +7,10 @@ from bdia.build import compose
 from bdia.profiling.traced_step import fake_tensors
 from bdia.profiling.workload import build_workload
 from bdia.reversible import BdiaStack
+from bdia.reversible.stacks import registry
 
 MODELS = {"vit_demo": {}, "gpt2_demo": {"tokens": 8}, "seq2seq_demo": {"tokens": 6}}
-STACKS = ("standard", "checkpoint", "revvit", "bdia")
+STACKS = tuple(row.name for row in registry.STACKS)
 
 
 def workload(model, *overrides, batch=2, **options):
