@@ -4,26 +4,14 @@ An adapter is a function: a module -> the chains in it, or None where it does no
 puts one of your own before those here, which are one small file per library.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 from torch import nn
 
+from bdia.reversible.stacks.adapters import timm, transformers
+from bdia.reversible.stacks.adapters.spec import ChainSpec
 
-class ChainSpec(NamedTuple):
-    """Layers that a model calls one after the other on one residual stream.
-
-    Attributes:
-        name: where they stand in the module that the adapter was given, "" for that module itself.
-        layers: in the order of the calls. One layer that is called several times stands here once.
-        length: number of calls, None for as many as there are layers.
-        batch_dim: the dimension of the stream that counts samples.
-    """
-
-    name: str
-    layers: Sequence[nn.Module]
-    length: int | None = None
-    batch_dim: int = 0
+__all__ = ["Adapter", "ChainSpec", "adapted", "register_adapter"]
 
 
 Adapter = Callable[[nn.Module], list[ChainSpec] | None]
@@ -45,8 +33,6 @@ def register_adapter(adapter: Adapter) -> Adapter:
 
 def adapted(module: nn.Module) -> list[ChainSpec] | None:
     """Return the chains that an adapter knows in this module, None where none knows it."""
-    from bdia.reversible.stacks.adapters import timm, transformers  # they need this module's names
-
     for adapter in (*_registered, transformers.adapt, timm.adapt):
         found = adapter(module)
         if found is not None:

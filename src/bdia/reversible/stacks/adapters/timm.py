@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from bdia.reversible.stacks.adapters import ChainSpec
+from bdia.reversible.stacks.adapters.spec import ChainSpec
 
 
 def adapt(module: nn.Module) -> list[ChainSpec] | None:

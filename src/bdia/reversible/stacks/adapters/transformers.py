@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from bdia.reversible.stacks.adapters import ChainSpec
+from bdia.reversible.stacks.adapters.spec import ChainSpec
 
 # Class -> its list of layers, whose stream counts samples in its second dimension.
 BATCH_SECOND = {"Gemma3nTextModel": "layers", "FSMTEncoder": "layers", "FSMTDecoder": "layers", "XLNetModel": "layer"}
