@@ -8,9 +8,10 @@ import torch
 import bdia.bench.cell
 from bdia.bench.cases import CURVE, DEPTHS, MODELS, VARIANTS, Variant, distinct
 from bdia.bench.cell import Cell, run_cell, share_weights
-from bdia.bench.held import bits_per_extra_block
-from bdia.bench.memory import optimizer_state, step_memory
+from bdia.bench.memory import step_memory
+from bdia.bench.report import bits_stored_per_block
 from bdia.build import compose
+from bdia.profiling.storage_meter import optimizer_state
 from helpers.bench_helpers import TINY
 
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ def test_bdia_holds_one_bit_and_checkpointing_thirty_two_per_activation_and_furt
     names = ("checkpoint", "revvit", "bdia_keep_0", "bdia_keep_1")
     some = {name: VARIANTS[name] for name in names}
     shallow, deep = (run_cell(cell(depth, some, batch=32), 1) for depth in (3, 5))
-    bits = {row.variant: bits_per_extra_block(row, [*shallow, *deep]) for row in deep}
+    bits = {row.variant: bits_stored_per_block(row, [*shallow, *deep]) for row in deep}
     wanted = {"checkpoint": 32, "revvit": 0, "bdia_keep_0": 1, "bdia_keep_1": 1}
     assert bits == pytest.approx(wanted, abs=0.3)  # BDIA: and 8 bytes for gamma per sample, whose stream is tiny here
 
@@ -91,7 +92,7 @@ def test_variants_train_the_same_weights_and_share_the_optimizers_state(variant,
     before = [p.detach().clone() for p in first.task.parameters()]
     other.step()
     assert any(not torch.equal(p, q) for p, q in zip(first.task.parameters(), before, strict=True))
-    assert len(optimizer_state(other)) == 3 * len(list(other.task.parameters()))  # step and two moments
+    assert len(optimizer_state(other.optimizer)) == 3 * len(list(other.task.parameters()))  # step and two moments
 
 
 def test_a_measured_peak_leaves_out_what_is_not_the_workloads_own(one_thread):

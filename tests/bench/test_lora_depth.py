@@ -1,19 +1,18 @@
-"""`python scripts/lora_depth.py`: a run on tiny decoders from end to end, exact held bytes, one clear error."""
-
-import re
+"""`bdia.bench.lora_depth.run`: a run on tiny decoders from end to end, exact held bytes, one clear error."""
 
 import pytest
 
 import bdia.bench.lora_depth
+from bdia import InvalidValueError
 from bdia.bench.cell import run_cell
-from bdia.bench.llama import TRAININGS, WAYS, decoder_cell
-from bdia.bench.lora_depth import document, main
+from bdia.bench.decoder import TRAININGS, WAYS, decoder_cell
+from bdia.bench.lora_depth import Arguments, document, run
 from bdia.bench.record import read_bench
 from helpers.bench_helpers import MIB, bench, row
 
 WIDTH, TOKENS, BATCH = 32, 64, 2
 N = WIDTH * TOKENS * BATCH  # values of one stream
-SIZES = (f"width={WIDTH}", f"tokens={TOKENS}", f"batch={BATCH}")
+SIZES = {"width": WIDTH, "tokens": TOKENS, "batch": BATCH}
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +60,9 @@ def test_a_peak_holds_the_gradients_of_trained_weights_and_no_others(memories):
 
 
 def test_a_run_leaves_its_record_and_a_table_and_prints_it(tmp_path, capsys, one_thread):
-    folders = (f"out={tmp_path / 'bench'}", f"tables={tmp_path}")
-    some = ("checkpoint", "bdia_half")
-    main(["depths=[2,3]", "trainings=[lora]", f"variants=[{','.join(some)}]", "repeats=[2,3]", *SIZES, *folders])
+    some = ["checkpoint", "bdia_half"]
+    folders = {"out": str(tmp_path / "bench"), "tables": str(tmp_path)}
+    run(Arguments(depths=[2, 3], trainings=["lora"], variants=some, repeats=[2, 3], **SIZES, **folders))
     (path,) = (tmp_path / "bench").iterdir()
     found = read_bench(path)
     assert found.status == "ok" and {"transformers", "peft", "torch"} <= set(found.device)
@@ -73,7 +72,7 @@ def test_a_run_leaves_its_record_and_a_table_and_prints_it(tmp_path, capsys, one
     for r in found.rows:
         assert f"{r.depth}, {r.label} " in out and f"| {r.depth}, {r.label} |" in shown
     assert str(tmp_path) not in path.read_text() + shown
-    main([f"show={path}", f"tables={tmp_path / 'again'}"])
+    run(Arguments(show=str(path), tables=str(tmp_path / "again")))
     assert (tmp_path / "again" / "lora_depth.md").read_text() == shown
 
 
@@ -105,31 +104,28 @@ def test_the_table_compares_with_checkpointing_and_says_whether_the_wanted_facto
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("changes", "error", "message"),
     [
-        (["depths=[0]"], r"depths=\[0\]: wanted at least 1; set depths"),
-        (["depths=[]"], r"depths=\[\]: wanted"),
-        (["variants=[fast]"], r"variants=\['fast'\]: wanted some of standard, checkpoint"),
-        (["trainings=[]"], r"trainings=\[\]: wanted some of lora, full"),
-        (["repeats=[-1,1,1,1]"], r"repeats=\[-1, 1, 1, 1\]: wanted at least 0; set repeats"),
-        (["repeats=[3]"], r"repeats=\[3\]: wanted one number for each of depths=\[12, 24, 48, 96\]"),
-        (["layers=3"], r"layers=3: wanted key=value with one of the keys"),
-        (["show=nothing.json"], r"nothing\.json"),
+        ({"depths": [0]}, InvalidValueError, r"depths=\[0\]: wanted at least 1; set depths"),
+        ({"depths": []}, InvalidValueError, r"depths=\[\]: wanted"),
+        ({"variants": ["fast"]}, InvalidValueError, r"variants=\['fast'\]: wanted some of standard, checkpoint"),
+        ({"trainings": []}, InvalidValueError, r"trainings=\[\]: wanted some of lora, full"),
+        ({"repeats": [-1, 1, 1, 1]}, InvalidValueError, r"repeats=\[-1, 1, 1, 1\]: wanted at least 0; set repeats"),
+        (
+            {"repeats": [3]},
+            InvalidValueError,
+            r"repeats=\[3\]: wanted one number for each of depths=\[12,",
+        ),
+        ({"show": "nothing.json"}, FileNotFoundError, r"nothing\.json"),
     ],
     ids=str,
 )
-def test_what_cannot_be_had_is_one_line_that_names_the_key(arguments, message, capsys, monkeypatch):
+def test_what_cannot_be_had_is_refused_before_anything_runs_and_names_the_key(changes, error, message, monkeypatch):
     monkeypatch.setattr(bdia.bench.lora_depth, "measure_cells", lambda *_: pytest.fail("ran"))
-    with pytest.raises(SystemExit, match="2"):
-        main(arguments)
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
-    assert re.search(message, error), error
+    with pytest.raises(error, match=message):
+        run(Arguments(**changes))
 
 
-def test_help_names_every_argument_and_variant(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
-    shown = capsys.readouterr().out
-    assert all(f" {name}=" in shown for name in vars(bdia.bench.lora_depth.Arguments()))
-    assert all(name in shown for name in WAYS)
+def test_the_arguments_text_names_every_one_and_every_variant():
+    assert all(f" {name}=" in Arguments.__doc__ for name in vars(Arguments()))
+    assert all(name in Arguments.__doc__ for name in WAYS)

@@ -1,7 +1,7 @@
 """A model so small that a bench of it takes seconds, and rows made by hand."""
 
 from bdia.bench.cases import Model
-from bdia.bench.record import Bench, Row
+from bdia.bench.record import Bench, VariantRow
 
 TINY = Model(
     overrides=("data=digits", "model=vit_demo", "model.net.width=16", "model.net.heads=2", "model.net.head_dim=8",
@@ -21,7 +21,7 @@ def row(variant="standard", depth=6, ms=(100.0,) * 7, peak=100 * MIB, held=6000,
         "part": "table", "model": "vit_paper", "precision": "32-true", "label": variant, "overrides": [], "batch": 128,
         "unit": "images", "size": 128, "status": "ok" if ms else "oom", "memory": memory,
     }  # fmt: skip
-    return Row(**{**defaults, "variant": variant, "depth": depth, "ms": list(ms), **more})
+    return VariantRow(**{**defaults, "variant": variant, "depth": depth, "ms": list(ms), **more})
 
 
 def bench(*rows, **more):

@@ -1,6 +1,6 @@
 """The measured peak of a real training step, to hold a prediction against."""
 
-from bdia.profiling.storage_meter import StorageMeter
+from bdia.profiling.storage_meter import StorageMeter, optimizer_state
 from bdia.profiling.traced_step import TrainingStep
 
 
@@ -12,7 +12,7 @@ def as_step(work):
 def measured_peak(step):
     """The meter after the second step."""
     step.run()
-    state = [value for held in step.optimizer.state.values() for value in held.values() if hasattr(value, "nbytes")]
+    state = optimizer_state(step.optimizer)
     meter = StorageMeter(
         [*step.model.parameters(), *step.model.buffers(), *state, *step.batch], step.model.parameters()
     )

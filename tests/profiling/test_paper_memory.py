@@ -7,7 +7,7 @@ import torch
 
 from bdia.models import VisionTransformer
 from bdia.optim import SetAdam
-from bdia.profiling.storage_meter import StorageMeter
+from bdia.profiling.storage_meter import StorageMeter, optimizer_state
 from bdia.reversible import BdiaStack, CheckpointStack, RevVitStack, StandardStack
 
 MIB = 2**20
@@ -26,8 +26,7 @@ def peak(stack) -> float:
         optimizer.zero_grad()
 
     step()
-    states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    meter = StorageMeter([*model.parameters(), *states, images, labels], model.parameters())
+    meter = StorageMeter([*model.parameters(), *optimizer_state(optimizer), images, labels], model.parameters())
     with meter:
         step()
     gc.collect()

@@ -12,7 +12,7 @@ PRECISIONS = ("32-true", "bf16-mixed")
 BUDGETS_GIB = (1.0, 4.0, 16.0)  # memories for which the largest batch and depth are sought
 FEWEST_ROUNDS = 7
 WARM_UP = {"cpu": 1, "cuda": 5}  # untimed steps before the rounds, beside the one whose memory is measured
-INNER = {"cpu": 1, "cuda": 10}  # steps that one time is the mean of
+STEPS_PER_TIMING = {"cpu": 1, "cuda": 10}  # steps that one time is the mean of
 
 
 @dataclass(frozen=True)
@@ -146,5 +146,4 @@ QUICK = {
     "depths": [6],
     "precisions": ["32-true"],
     "variants": list(COMPARED),
-    "batch": [32],
 }

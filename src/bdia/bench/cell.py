@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import torch
 
-from bdia.bench.cases import INNER, WARM_UP, Model, Variant
+from bdia.bench.cases import STEPS_PER_TIMING, WARM_UP, Model, Variant
 from bdia.bench.memory import step_memory
-from bdia.bench.record import Row
-from bdia.bench.rounds import interleave
+from bdia.bench.record import VariantRow
+from bdia.bench.timing import interleave
 from bdia.build import compose
 from bdia.profiling.workload import Workload, build_workload
 from bdia.results.record import describe, status_of
@@ -68,12 +68,12 @@ class Cell:
         return f"{self.part}: {self.name}, {self.depth} blocks, {self.precision}, batch {self.batch}"
 
 
-def run_cell(cell: Cell, rounds: int, progress: Callable[[int], None] = lambda done: None) -> list[Row]:
+def run_cell(cell: Cell, rounds: int) -> list[VariantRow]:
     """Return one row per variant, in the order given; one that breaks or does not fit is a row that says so.
 
     Such a variant is taken out; where that happens in the rounds they begin again without it.
     """
-    rows = {name: Row.of(cell, name, variant) for name, variant in cell.variants.items()}
+    rows = {name: _not_run(cell, name, variant) for name, variant in cell.variants.items()}
     workloads: dict[str, Workload] = {}
     for name, variant in cell.variants.items():
         try:
@@ -85,7 +85,7 @@ def run_cell(cell: Cell, rounds: int, progress: Callable[[int], None] = lambda d
             traceback.clear_frames(error.__traceback__)  # they hold the workload
             workload = None
             free(cell.device)
-    while workloads and not _timed(cell, rounds, rows, workloads, progress):
+    while workloads and not _timed(cell, rounds, rows, workloads):
         free(cell.device)
     workload = None
     workloads.clear()
@@ -93,12 +93,20 @@ def run_cell(cell: Cell, rounds: int, progress: Callable[[int], None] = lambda d
     return list(rows.values())
 
 
+def _not_run(cell: Cell, name: str, variant: Variant) -> VariantRow:
+    """Return the row of a variant that has not run yet."""
+    return VariantRow(
+        part=cell.part, model=cell.name, depth=cell.depth, precision=cell.precision, variant=name,
+        label=variant.label, overrides=cell.overrides(variant), batch=cell.batch, unit=cell.model.unit,
+        keep_curve=variant.keep_curve,
+    )  # fmt: skip
+
+
 def _timed(
     cell: Cell,
     rounds: int,
-    rows: dict[str, Row],
+    rows: dict[str, VariantRow],
     workloads: dict[str, Workload],
-    progress: Callable[[int], None],
 ) -> bool:
     """Run the rounds and put the times into the rows; take out the variant that breaks, and return False."""
     running = ""
@@ -108,16 +116,16 @@ def _timed(
         running = name
         workloads[name].step()
 
-    inner = INNER[cell.device.type]
+    steps_per_timing = STEPS_PER_TIMING[cell.device.type]
     try:
         steps = {name: partial(step, name) for name in workloads}
-        found = interleave(steps, rounds, cell.device, inner, progress, cell.clock)
+        found = interleave(steps, rounds, cell.device, steps_per_timing, cell.clock)
     except Exception as error:
         rows[running] = rows[running].broken(status_of(error), describe(error))
         del workloads[running]
         return False
     for name, ms in found.items():
-        rows[name] = rows[name].timed(ms, inner)
+        rows[name] = rows[name].timed(ms, steps_per_timing)
     return True
 
 

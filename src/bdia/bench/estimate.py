@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from bdia.bench.cases import INNER, VARIANTS, WARM_UP
+from bdia.bench.cases import STEPS_PER_TIMING, VARIANTS, WARM_UP
 from bdia.bench.cell import Cell, free
-from bdia.bench.rounds import elapsed_ms
+from bdia.bench.timing import elapsed_ms
 
 MEASURED_STEP = 2.5  # the step whose memory is measured, on a CPU under a meter, in units of a timed one
 BUILD_S = 1.0  # seconds to build one variant of a small model
@@ -31,7 +31,7 @@ def _kind_seconds(cells: Sequence[Cell], rounds: int) -> float:
         per_block = max(0.0, second - first) / (others[0].depth - shallow.depth)
     seconds = 0.0
     for cell in cells:
-        steps = rounds * INNER[cell.device.type] + WARM_UP[cell.device.type] + MEASURED_STEP
+        steps = rounds * STEPS_PER_TIMING[cell.device.type] + WARM_UP[cell.device.type] + MEASURED_STEP
         cost = sum(variant.cost for variant in cell.variants.values())
         step = cell.batch * (first + per_block * (cell.depth - shallow.depth))
         seconds += steps * cost * step + BUILD_S * len(cell.variants)

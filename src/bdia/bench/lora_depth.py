@@ -1,18 +1,4 @@
-"""Memory and CPU time of a Llama-like decoder over its depth: LoRA and full training, with and without BDIA.
-
-Usage: python scripts/lora_depth.py [key=value ...]
-
-  trainings=[lora,full]
-  depths=[12,24,48,96]  width=128  tokens=512  batch=2
-  variants=[...]        standard checkpoint bdia_half bdia_sixteenth bdia_nested
-  repeats=[5,5,3,1]     rounds of each of the depths; every variant is timed once in each; 0 measures memory only
-  threads=1             of the CPU
-  out=results/bench     folder of the JSON
-  tables=results/tables folder of lora_depth.md
-  show=null             JSON of an earlier run: print it and write its table again, run nothing
-
-An interrupted run keeps the depths it has finished.
-"""
+"""Memory and CPU time of a Llama-like decoder over its depth, LoRA and full training: arguments, run, table."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,14 +9,11 @@ from pathlib import Path
 import torch
 
 from bdia import InvalidValueError
-from bdia.bench.command import begin, measure_cells
-from bdia.bench.document import provenance
-from bdia.bench.held import bits_per_extra_block
+from bdia.bench.decoder import LORA, MLP_RATIO, TRAININGS, VOCABULARY, WAYS, DecoderCell, decoder_cell
 from bdia.bench.limits import memory_ceiling
-from bdia.bench.llama import LORA, MLP_RATIO, TRAININGS, VOCABULARY, WAYS, DecoderCell, decoder_cell
-from bdia.bench.record import Bench, Row, read_bench
-from bdia.bench.table import MIB, partner, ratio, reason
-from bdia.cli.arguments import command
+from bdia.bench.record import Bench, VariantRow, read_bench
+from bdia.bench.report import MIB, bits_stored_per_block, partner, provenance, ratio, reason
+from bdia.bench.run import begin, measure_cells
 from bdia.data.files import write_whole
 from bdia.results.statistics import NONE
 from bdia.results.tables import Table, markdown, plain
@@ -42,7 +25,21 @@ LIBRARIES = ("transformers", "peft")
 
 @dataclass
 class Arguments:
-    """The command line; the module's text says what each means."""
+    """Memory and CPU time of a Llama-like decoder over its depth: LoRA and full training, with and without BDIA.
+
+    Usage: python scripts/lora_depth.py [key=value ...]
+
+      trainings=[lora,full]
+      depths=[12,24,48,96]  width=128  tokens=512  batch=2
+      variants=[...]        standard checkpoint bdia_half bdia_sixteenth bdia_nested
+      repeats=[5,5,3,1]     rounds of each of the depths; every variant is timed once in each; 0 measures memory only
+      threads=1             of the CPU
+      out=results/bench     folder of the JSON
+      tables=results/tables folder of lora_depth.md
+      show=null             JSON of an earlier run: print it and write its table again, run nothing
+
+    An interrupted run keeps the depths it has finished.
+    """
 
     trainings: list[str] = field(default_factory=lambda: list(TRAININGS))
     depths: list[int] = field(default_factory=lambda: [12, 24, 48, 96])
@@ -135,7 +132,7 @@ def _sections(bench: Bench, form: Callable[[Table], str], title: Callable[[str],
     return parts
 
 
-def depth_table(rows: Sequence[Row]) -> Table:
+def depth_table(rows: Sequence[VariantRow]) -> Table:
     """Return memory and time of every depth and variant."""
     heads = ["layers, variant", "peak, MiB", "streams", "of it gradients, MiB", "x less than checkpointing"]
     heads += ["held, MiB", "bits held per activation and further layer"]
@@ -143,30 +140,30 @@ def depth_table(rows: Sequence[Row]) -> Table:
     return Table(heads, [[f"{row.depth}, {row.label}", *_memory(row, rows), *_time(row, rows)] for row in rows])
 
 
-def _memory(row: Row, rows: Sequence[Row]) -> list[str]:
+def _memory(row: VariantRow, rows: Sequence[VariantRow]) -> list[str]:
     if not row.memory:
         return [reason(row), *[NONE] * 5]
-    less, bits = times_less(row, rows), bits_per_extra_block(row, rows)
+    less, bits = times_less(row, rows), bits_stored_per_block(row, rows)
     peak, gradients, held = (row.memory[name] / MIB for name in ("peak", "gradients", "held"))
     streams = row.memory["peak"] / (4 * row.memory["stream"])
     optional = [NONE if value is None else f"{value:.2f}" for value in (less, bits)]
     return [f"{peak:.2f}", f"{streams:.1f}", f"{gradients:.2f}", optional[0], f"{held:.2f}", optional[1]]
 
 
-def _time(row: Row, rows: Sequence[Row]) -> list[str]:
+def _time(row: VariantRow, rows: Sequence[VariantRow]) -> list[str]:
     if row.times is None:
         return ["0", *[NONE] * 3]
     ratios = [ratio(row, partner(row, rows, name)) for name in ("standard", "checkpoint")]
     return [str(row.times.n), f"{row.times.median:,.0f}", *ratios]
 
 
-def times_less(row: Row, rows: Sequence[Row]) -> float | None:
+def times_less(row: VariantRow, rows: Sequence[VariantRow]) -> float | None:
     """Return how many times less the peak is than that of transformers' checkpointing at the same depth."""
     other = partner(row, rows, "checkpoint")
     return other.memory["peak"] / row.memory["peak"] if other is not None and other.memory and row.memory else None
 
 
-def savings(rows: Sequence[Row]) -> list[str]:
+def savings(rows: Sequence[VariantRow]) -> list[str]:
     """Say where a factor was wanted whether it is reached, for every variant of BDIA."""
     lines = []
     for row in rows:
@@ -180,7 +177,7 @@ def savings(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def growths(rows: Sequence[Row]) -> list[str]:
+def growths(rows: Sequence[VariantRow]) -> list[str]:
     """Say by how much peak and held bytes grow from the shallowest model to the deepest."""
     lines = []
     for variant in dict.fromkeys(row.variant for row in rows):
@@ -193,12 +190,3 @@ def growths(rows: Sequence[Row]) -> list[str]:
                 f"gradients +{grown['gradients']:.2f}; held +{grown['held']:.2f} MiB"
             )
     return lines
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line."""
-    command(run, Arguments(), __doc__, argv)
-
-
-if __name__ == "__main__":
-    main()

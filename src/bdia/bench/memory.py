@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bdia.callbacks.memory import book_categories
-from bdia.profiling.storage_meter import StorageMeter
+from bdia.profiling.storage_meter import StorageMeter, optimizer_state
 from bdia.profiling.workload import Workload
 from bdia.reversible import BlockStack
 
@@ -21,9 +21,14 @@ def step_memory(workload: Workload) -> dict[str, int]:
         stacks. On a GPU `peak_allocated` is the allocator's own peak in a second step, without the meter; what lay
         there before and is not this workload's is left out.
     """
-    known = [*workload.task.parameters(), *workload.task.buffers(), *optimizer_state(workload), *workload.batch]
+    known = [
+        *workload.task.parameters(),
+        *workload.task.buffers(),
+        *optimizer_state(workload.optimizer),
+        *workload.batch,
+    ]
     meter = StorageMeter(known, workload.task.parameters())
-    stacks = _Held(workload, meter)
+    stacks = _StoredForBackward(workload, meter)
     own = meter.total()
     hooks = [*book_categories(workload.task, meter), *stacks.hooks]
     try:
@@ -35,18 +40,11 @@ def step_memory(workload: Workload) -> dict[str, int]:
     return _categories(workload, meter) | stacks.found() | _allocator(workload, own)
 
 
-def optimizer_state(workload: Workload) -> list[Tensor]:
-    """Return the tensors of the optimizer's state that belong to this workload's parameters."""
-    own = {id(p) for group in workload.optimizer.param_groups for p in group["params"]}
-    states = [state for p, state in workload.optimizer.state.items() if id(p) in own]
-    return [value for state in states for value in state.values() if isinstance(value, Tensor)]
-
-
 def _categories(workload: Workload, meter: StorageMeter) -> dict[str, int]:
     parts = {
         "parameters": _bytes(workload.task.parameters()),
         "gradients": meter.gradients_at_peak,
-        "optimizer": _bytes(optimizer_state(workload)),
+        "optimizer": _bytes(optimizer_state(workload.optimizer)),
         "other": _bytes([*workload.batch, *workload.task.buffers()]),
     }
     activations = meter.peak - sum(parts.values())
@@ -59,7 +57,7 @@ def _bytes(tensors: Any) -> int:
     return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
-class _Held:
+class _StoredForBackward:
     """Hooks on the stacks that read the meter as their forward begins and ends."""
 
     def __init__(self, workload: Workload, meter: StorageMeter) -> None:

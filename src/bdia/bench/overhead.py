@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from omegaconf import DictConfig
 
-from bdia.bench.times import ratios
+from bdia.bench.timing import ratios
 from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer, compose
 from bdia.profiling.workload import Workload
 

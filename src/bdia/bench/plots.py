@@ -1,6 +1,5 @@
 """Plots of a bench as SVG files: memory and time against depth, the trade-off between time and memory."""
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bdia.bench.cases import CURVE, VARIANTS
-from bdia.bench.record import Bench, Row
-from bdia.bench.table import MIB
+from bdia.bench.record import Bench, VariantRow
+from bdia.bench.report import MIB
 from bdia.data.files import write_whole
-from bdia.results.figures import INK, LINES, MARKERS, OTHER_COLOUR, STYLE, legend_below
+from bdia.results.figures import LINES, MARKERS, OTHER_COLOUR, STYLE, legend_below, svg_text
 from bdia.reversible.stacks.registry import BDIA, STACKS
 
 COLOURS = {row.override: row.colour for row in STACKS}
@@ -39,7 +38,7 @@ def _time_against_depth(bench: Bench) -> Figure | None:
     return _against_depth(bench, lambda row: row.times.median if row.times else None, "step, ms (median, quartiles)")
 
 
-def _against_depth(bench: Bench, value: Callable[[Row], float | None], label: str) -> Figure | None:
+def _against_depth(bench: Bench, value: Callable[[VariantRow], float | None], label: str) -> Figure | None:
     """One panel per model and precision, one line per variant; None unless some variant has two depths."""
     rows = [row for row in bench.rows if row.part == "table" and value(row) is not None]
     panels = [key for key in dict.fromkeys((row.model, row.precision) for row in rows) if len(_depths(rows, key)) > 1]
@@ -64,11 +63,11 @@ def _against_depth(bench: Bench, value: Callable[[Row], float | None], label: st
     return figure
 
 
-def _depths(rows: Sequence[Row], key: tuple[str, str]) -> list[int]:
+def _depths(rows: Sequence[VariantRow], key: tuple[str, str]) -> list[int]:
     return sorted({row.depth for row in rows if (row.model, row.precision) == key})
 
 
-def _line(axes: Axes, rows: list[Row], value: Callable[[Row], float | None], label: str) -> None:
+def _line(axes: Axes, rows: list[VariantRow], value: Callable[[VariantRow], float | None], label: str) -> None:
     rows = sorted(rows, key=lambda row: row.depth)
     colour, place = _look(rows[0])
     look = {"color": colour, "linestyle": LINES[place % len(LINES)], "marker": MARKERS[place % len(MARKERS)]}
@@ -106,7 +105,7 @@ def _trade_off(bench: Bench) -> Figure | None:
     return figure
 
 
-def _look(row: Row) -> tuple[str, int]:
+def _look(row: VariantRow) -> tuple[str, int]:
     """Return the colour of the row's stack and its place among that stack's variants."""
     stack = next((text for text in row.overrides if text in COLOURS), None)
     names = [name for name, variant in {**VARIANTS, **CURVE}.items() if stack in variant.overrides]
@@ -114,12 +113,8 @@ def _look(row: Row) -> tuple[str, int]:
 
 
 def _svg(figure: Figure, salt: str) -> str:
-    """The same bytes for the same numbers, on white."""
-    buffer = io.StringIO()
-    unnamed = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context({"svg.hashsalt": salt}):
-        figure.savefig(buffer, format="svg", metadata=unnamed, facecolor="white")
-    return buffer.getvalue().replace(INK, "#222222")
+    """Return the figure as a file of its own: dark ink on white."""
+    return svg_text(figure, salt).replace("<svg", '<svg color="#222222" style="background: white"', 1)
 
 
 PLOTS = (

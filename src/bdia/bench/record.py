@@ -8,13 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdia.bench.times import Times
+from bdia.bench.timing import Times
 from bdia.data.files import write_whole
 from bdia.results.record import RecordError, without_folders
 
 if TYPE_CHECKING:
-    from bdia.bench.cases import Variant
-    from bdia.bench.cell import Cell
     from bdia.profiling.workload import Workload
 
 SCHEMA = 1
@@ -25,7 +23,7 @@ ENVIRONMENT += ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 @dataclass(frozen=True)
-class Row:
+class VariantRow:
     """One variant of one cell.
 
     Args:
@@ -65,25 +63,16 @@ class Row:
         if self.status not in STATUSES:
             raise RecordError(f"status: saw {self.status!r}, want one of {', '.join(STATUSES)}")
 
-    @classmethod
-    def of(cls, cell: "Cell", name: str, variant: "Variant") -> "Row":
-        """Return the row of a variant that has not run yet."""
-        return cls(
-            part=cell.part, model=cell.name, depth=cell.depth, precision=cell.precision, variant=name,
-            label=variant.label, overrides=cell.overrides(variant), batch=cell.batch, unit=cell.model.unit,
-            keep_curve=variant.keep_curve,
-        )  # fmt: skip
-
-    def measured(self, workload: "Workload", memory: dict[str, int]) -> "Row":
+    def measured(self, workload: "Workload", memory: dict[str, int]) -> "VariantRow":
         """Return the row with what was found before the rounds."""
         parameters = sum(p.numel() for p in workload.task.parameters())
         return replace(self, size=workload.size, parameters=parameters, memory=memory)
 
-    def timed(self, ms: list[float], inner: int) -> "Row":
+    def timed(self, ms: list[float], inner: int) -> "VariantRow":
         """Return the row with its times, which makes it whole."""
         return replace(self, status="ok", ms=[round(time, 4) for time in ms], inner=inner)
 
-    def broken(self, status: str, error: str) -> "Row":
+    def broken(self, status: str, error: str) -> "VariantRow":
         """Return the row of a variant that did not get to its end."""
         return replace(self, status=status, error=error)
 
@@ -123,7 +112,7 @@ class Bench:
     arguments: dict[str, Any]
     started_utc: str
     wall_s: float = 0.0
-    rows: list[Row] = field(default_factory=list)
+    rows: list[VariantRow] = field(default_factory=list)
     overhead: list[dict[str, Any]] = field(default_factory=list)
     schema: int = SCHEMA
 
@@ -151,7 +140,7 @@ def read_bench(path: Path) -> Bench:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
             raise RecordError(f"schema: saw {raw.get('schema') if isinstance(raw, dict) else raw!r}, want {SCHEMA}")
-        return Bench(**{**raw, "rows": [Row(**row) for row in raw["rows"]]})
+        return Bench(**{**raw, "rows": [VariantRow(**row) for row in raw["rows"]]})
     except (json.JSONDecodeError, TypeError, KeyError, RecordError) as error:
         raise RecordError(f"{path.name}: no bench of this version: {error}") from error
 

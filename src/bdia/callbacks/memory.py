@@ -9,7 +9,7 @@ from torch import nn
 
 from bdia import InvalidValueError
 from bdia.callbacks.history import Measurement, Row
-from bdia.profiling.storage_meter import StorageMeter
+from bdia.profiling.storage_meter import StorageMeter, optimizer_state
 
 MIB = 2**20
 
@@ -47,7 +47,8 @@ class PeakMemory(Measurement):
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         elif pl_module.device.type == "cpu":
-            known = [*pl_module.parameters(), *pl_module.buffers(), *_optimizer_state(trainer), *batch]
+            state = [tensor for optimizer in trainer.optimizers for tensor in optimizer_state(optimizer)]
+            known = [*pl_module.parameters(), *pl_module.buffers(), *state, *batch]
             self.meter = StorageMeter(known, pl_module.parameters())
             self.hooks = book_categories(pl_module, self.meter)
             self.meter.__enter__()
@@ -59,7 +60,7 @@ class PeakMemory(Measurement):
         if trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1 != self.at_batch:
             return
         weights = sum(p.nbytes for p in pl_module.parameters())
-        optimizer = sum(tensor.nbytes for tensor in _optimizer_state(trainer))
+        optimizer = sum(tensor.nbytes for each in trainer.optimizers for tensor in optimizer_state(each))
         state = weights + sum(p.nbytes for p in pl_module.parameters() if p.requires_grad) + optimizer
         resident = getattr(trainer.train_dataloader, "resident_bytes", 0)
         if pl_module.device.type == "cuda":
@@ -128,10 +129,3 @@ def book_categories(model: nn.Module, meter: StorageMeter) -> list[Any]:
             hooks += [module.register_full_backward_pre_hook(owner(name))]
             hooks += [module.register_full_backward_hook(owner(None))]
     return hooks
-
-
-def _optimizer_state(trainer: Trainer) -> list[torch.Tensor]:
-    values = [
-        value for optimizer in trainer.optimizers for state in optimizer.state.values() for value in state.values()
-    ]
-    return [value for value in values if isinstance(value, torch.Tensor)]

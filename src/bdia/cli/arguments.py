@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 import yaml
 from hydra.errors import InstantiationException
 from omegaconf import MISSING, OmegaConf
@@ -14,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bdia import InvalidValueError
 from bdia.build import load_run
+from bdia.profiling.device import read_device
 from bdia.tasks import Task
 
 Arguments = TypeVar("Arguments")
@@ -88,15 +88,3 @@ def open_run(checkpoint: str, kind: type[Task], device: str, way_out: str) -> Ta
             f"checkpoint={checkpoint} is of {type(task).__name__}, wanted {kind.__name__}: set checkpoint to {way_out}"
         )
     return task.to(place)
-
-
-def read_device(name: str) -> torch.device:
-    """Return the device.
-
-    Raises:
-        ValueError: it does not exist here.
-    """
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidValueError(f"device={name}: wanted cpu, or cuda with a CUDA GPU; set device") from error

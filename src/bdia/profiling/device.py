@@ -1,10 +1,24 @@
-"""What a run runs on, in words."""
+"""What a run runs on: the device of a name, and its description for the record."""
 
 import platform
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from bdia import InvalidValueError
+
+
+def read_device(name: str) -> torch.device:
+    """Return the device.
+
+    Raises:
+        ValueError: it does not exist here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidValueError(f"device={name}: wanted cpu, or cuda with a CUDA GPU; set device") from error
 
 
 def describe_device(accelerator: str) -> dict[str, Any]:

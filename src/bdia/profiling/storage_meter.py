@@ -11,8 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage
+from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+
+def optimizer_state(optimizer: Optimizer) -> list[Tensor]:
+    """Return the tensors of the state of the optimizer's own parameters; it may share its state with another."""
+    own = [p for group in optimizer.param_groups for p in group["params"] if p in optimizer.state]
+    return [value for p in own for value in optimizer.state[p].values() if isinstance(value, Tensor)]
 
 
 class StorageMeter(TorchDispatchMode):

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from bdia import InvalidValueError
 from bdia.profiling.flops import count_flops
-from bdia.profiling.storage_meter import StorageMeter
+from bdia.profiling.storage_meter import StorageMeter, optimizer_state
 
 DEVICES = ("cuda", "cpu")
 _RANGES = (torch.ops.aten.linspace, torch.ops.aten.arange)
@@ -165,7 +165,7 @@ class _Tracer(StorageMeter):
         return results
 
     def end_phase(self, optimizer: Optimizer, *_: Any) -> None:
-        self.phases.append((self.peak, self.gradients_at_peak, _bytes(_state(optimizer))))
+        self.phases.append((self.peak, self.gradients_at_peak, _bytes(optimizer_state(optimizer))))
         self.peak = self.gradients_at_peak = 0
 
 
@@ -175,14 +175,14 @@ def _trace(step: TrainingStep) -> StepCost:
         for p in step.model.parameters():
             p.grad = torch.zeros_like(p) if p.requires_grad else None
     gradients = [p.grad for p in step.model.parameters() if p.grad is not None]
-    known = [*step.model.parameters(), *step.model.buffers(), *_state(step.optimizer), *step.batch, *gradients]
+    known = [*step.model.parameters(), *step.model.buffers(), *optimizer_state(step.optimizer), *step.batch, *gradients]
     tracer = _Tracer(known, step.model.parameters())
     hook = step.optimizer.register_step_pre_hook(tracer.end_phase)
     with tracer:
         step.run()
     hook.remove()
     tracer.end_phase(step.optimizer)
-    state = _bytes(_state(step.optimizer))
+    state = _bytes(optimizer_state(step.optimizer))
     peak, gradients = max((peak + state - made, gradients) for peak, gradients, made in tracer.phases)
     sizes = {
         "parameters": _bytes(step.model.parameters()),
@@ -191,10 +191,6 @@ def _trace(step: TrainingStep) -> StepCost:
         "other": _bytes([*step.batch, *step.model.buffers()]),
     }
     return StepCost(peak, activations=peak - sum(sizes.values()), held=tracer.held, flops=tracer.flops, **sizes)
-
-
-def _state(optimizer: Optimizer) -> list[Tensor]:
-    return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

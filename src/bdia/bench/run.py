@@ -1,24 +1,4 @@
-"""Time and memory of every stack, interleaved in one process; JSON, tables and plots in results/bench/.
-
-Usage: python scripts/bench.py [--quick] [key=value ...]
-
-  --quick              one small cell, three minutes on two cores; key=value still change it
-  what=[table,curve]   table: all variants; curve: time against memory over `keep`; overhead: a run's own cost
-  models=[vit_paper,vit_base,gpt2]
-  depths=[6,12,24,48]
-  precisions=[32-true,bf16-mixed]
-  variants=[...]       of the table: {variants}
-  curve_model=vit_paper  curve_depth=6    of the curve and of overhead
-  repeats=7            rounds; every variant is timed once in each
-  batch=[]             one number per model, in their order, for table and curve; [] takes bdia/bench/cases.py's
-  device=auto          cuda where there is a GPU; cpu and cuda insist
-  threads=null         of a CPU; null leaves torch's choice
-  fits=true            plan the largest batch and depth within 1, 4 and 16 GiB, for the first of the precisions
-  out=results/bench    folder of the JSON, the tables and the plots
-  show=null            JSON of an earlier bench: print it and write its tables and plots again, run nothing
-
-An interrupted bench keeps the cells it has finished.
-"""
+"""Run a bench, `bdia.bench.run.run(Arguments())`: measure, write after every cell, show; or show an earlier one."""
 
 import sys
 import time
@@ -33,27 +13,44 @@ import torch
 from bdia import InvalidValueError
 from bdia.bench import cases
 from bdia.bench.cell import Cell, run_cell
-from bdia.bench.document import document, text
 from bdia.bench.estimate import estimate_minutes
-from bdia.bench.fits import add_fits
-from bdia.bench.limits import memory_ceiling
+from bdia.bench.limits import add_fits, memory_ceiling
 from bdia.bench.overhead import measure_overhead
 from bdia.bench.plots import write_plots
-from bdia.bench.record import Bench, Row, allocator_environment, bench_id, read_bench
+from bdia.bench.record import Bench, VariantRow, allocator_environment, bench_id, read_bench
+from bdia.bench.report import document, text
 from bdia.build import CONFIGS
-from bdia.cli.arguments import command, read_device
 from bdia.data.files import write_whole
-from bdia.profiling.device import describe_device
+from bdia.profiling.device import describe_device, read_device
 from bdia.results.identity import git_state
 from bdia.results.record import describe
 
 PARTS = ("table", "curve", "overhead")
-USAGE = __doc__.replace("{variants}", " ".join(cases.VARIANTS))
 
 
 @dataclass
 class Arguments:
-    """The command line; the module's text says what each means."""
+    """Time and memory of every stack, interleaved in one process; JSON, tables and plots in results/bench/.
+
+    Usage: python scripts/bench.py [--quick] [key=value ...]
+
+      --quick              one small cell, three minutes on two cores; key=value still change it
+      what=[table,curve]   table: all variants; curve: time against memory over `keep`; overhead: a run's own cost
+      models=[vit_paper,vit_base,gpt2]
+      depths=[6,12,24,48]
+      precisions=[32-true,bf16-mixed]
+      variants=[...]       of the table: {variants}
+      curve_model=vit_paper  curve_depth=6    of the curve and of overhead
+      repeats=7            rounds; every variant is timed once in each
+      batch=[]             one number per model, in their order, for table and curve; [] takes bdia/bench/cases.py's
+      device=auto          cuda where there is a GPU; cpu and cuda insist
+      threads=null         of a CPU; null leaves torch's choice
+      fits=true            plan the largest batch and depth within 1, 4 and 16 GiB, for the first of the precisions
+      out=results/bench    folder of the JSON, the tables and the plots
+      show=null            JSON of an earlier bench: print it and write its tables and plots again, run nothing
+
+    An interrupted bench keeps the cells it has finished.
+    """
 
     what: list[str] = field(default_factory=lambda: ["table", "curve"])
     models: list[str] = field(default_factory=lambda: list(cases.MODELS))
@@ -69,6 +66,9 @@ class Arguments:
     fits: bool = True
     out: str = "results/bench"
     show: str | None = None
+
+
+Arguments.__doc__ = Arguments.__doc__.replace("{variants}", " ".join(cases.VARIANTS))
 
 
 def quick() -> Arguments:
@@ -196,17 +196,17 @@ def _measure(arguments: Arguments, device: torch.device) -> Bench:
     return replace(bench, status="ok", wall_s=round(time.perf_counter() - clock, 1))
 
 
-def _same(cell: Cell, row: Row) -> bool:
+def _same(cell: Cell, row: VariantRow) -> bool:
     return (row.part, row.model, row.precision) == (cell.part, cell.name, cell.precision)
 
 
-def _planned(cell: Cell, rows: Sequence[Row]) -> bool:
+def _planned(cell: Cell, rows: Sequence[VariantRow]) -> bool:
     return any(row.fits for row in rows if _same(cell, row))
 
 
-def _with_fits(cell: Cell, rows: Sequence[Row]) -> list[Row]:
+def _with_fits(cell: Cell, rows: Sequence[VariantRow]) -> list[VariantRow]:
     """Return all rows, those of the cell's model and precision with what fits, at every depth measured."""
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[VariantRow]] = {}
     for name, variant in cell.variants.items():
         own = [row for row in rows if _same(cell, row) and row.variant == name]
         try:
@@ -222,7 +222,7 @@ def _overhead(name: str, rounds: int, device: torch.device) -> dict[str, Any]:
     return {"model": name} | measure_overhead(overrides, rounds, device)
 
 
-def _result(row: Row) -> str:
+def _result(row: VariantRow) -> str:
     return f"{row.variant} {row.times.median:.1f} ms" if row.times else f"{row.variant} {row.status} ({row.error})"
 
 
@@ -238,17 +238,3 @@ def show(bench: Bench, folder: Path) -> None:
 def say(line: str) -> None:
     """Report progress, apart from the tables."""
     print(line, file=sys.stderr, flush=True)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    short = "--quick" in argv
-    defaults = quick() if short else Arguments()
-    if any(word.startswith("models=") for word in argv):
-        defaults = replace(defaults, batch=[])  # the quick one is its own model's
-    command(run, defaults, USAGE, [word for word in argv if word != "--quick"])
-
-
-if __name__ == "__main__":
-    main()

@@ -4,10 +4,17 @@ import re
 
 import pytest
 
-from bdia.bench.document import curve_verdict, document, text
-from bdia.bench.held import bits_per_extra_block
 from bdia.bench.plots import write_plots
-from bdia.bench.table import fit_table, memory_table, published_peak, time_table
+from bdia.bench.report import (
+    bits_stored_per_block,
+    curve_verdict,
+    document,
+    fit_table,
+    memory_table,
+    published_peak,
+    text,
+    time_table,
+)
 from helpers.bench_helpers import MIB, bench, row
 
 SEVEN = (100.0, 101.0, 99.0, 100.0, 102.0, 98.0, 100.0)
@@ -45,11 +52,11 @@ def test_the_ratio_of_medians_comes_before_the_median_of_the_rounds_own_ratios()
 
 def test_bits_per_block_come_from_two_depths_of_one_batch():
     shallow, deep = row(held=8000, stream=1000), row(depth=12, held=8000 + 6 * 125, stream=1000)
-    assert bits_per_extra_block(deep, [shallow, deep]) == 1.0
-    assert bits_per_extra_block(shallow, [shallow, deep]) is None
-    assert bits_per_extra_block(deep, [row(held=8000, batch=64), deep]) is None
+    assert bits_stored_per_block(deep, [shallow, deep]) == 1.0
+    assert bits_stored_per_block(shallow, [shallow, deep]) is None
+    assert bits_stored_per_block(deep, [row(held=8000, batch=64), deep]) is None
     deeper = row(depth=24, held=8000 + 6 * 125 + 12 * 250, stream=1000)
-    assert bits_per_extra_block(deeper, [shallow, deep, deeper]) == 2.0  # beyond the next smaller depth
+    assert bits_stored_per_block(deeper, [shallow, deep, deeper]) == 2.0  # beyond the next smaller depth
 
 
 def test_the_papers_peak_stands_beside_ours_only_where_the_setting_is_the_papers():
