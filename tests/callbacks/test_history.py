@@ -1,6 +1,6 @@
 """Rows of the curve: one per epoch and split, kept over a resume."""
 
-from bdia.callbacks import History, Row
+from bdia.callbacks import History, Measurement
 from bdia.train.job import train
 
 
@@ -21,6 +21,6 @@ def test_epochs_without_validation_leave_no_validation_row(tiny):
 
 def test_rows_survive_a_checkpoint():
     history, restored = History(), History()
-    history.rows = [Row("loss", 0.5, "val", 5), Row("step_time", 1.5)]
+    history.rows = [Measurement("loss", 0.5, "val", 5), Measurement("step_time", 1.5)]
     restored.load_state_dict(history.state_dict())
     assert restored.rows == history.rows

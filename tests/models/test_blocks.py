@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bdia.models.attention import CrossAttention, SelfAttention
-from bdia.models.blocks import Block, DecoderBlock, Join, feed_forward
+from bdia.models.blocks import Block, DecoderBlock, MergeStreams, feed_forward
 from bdia.reversible.stacks.branches import branches
 
 B, T, S, D = 3, 5, 4, 8
@@ -68,13 +68,13 @@ def test_feed_forward_has_its_two_dropout_rates_and_its_activation():
 
 def test_join_of_one_stream_is_the_plain_layer_norm():
     x = inputs(B, T, D)
-    assert torch.equal(Join(D, 1)(x), nn.LayerNorm(D)(x))
-    assert [name for name, _ in Join(D, 1).named_parameters()] == ["norm.weight", "norm.bias"]
+    assert torch.equal(MergeStreams(D, 1)(x), nn.LayerNorm(D)(x))
+    assert [name for name, _ in MergeStreams(D, 1).named_parameters()] == ["norm.weight", "norm.bias"]
 
 
 def test_join_of_two_streams_returns_one_width_and_reads_both():
     torch.manual_seed(0)
-    join, x = Join(D, 2), inputs(B, T, 2 * D)
+    join, x = MergeStreams(D, 2), inputs(B, T, 2 * D)
     y = join(x)
     assert y.shape == (B, T, D)
     for stream in (slice(0, D), slice(D, None)):

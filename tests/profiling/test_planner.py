@@ -5,7 +5,7 @@ import pytest
 import bdia.profiling.planner
 from bdia.build import compose
 from bdia.profiling.planner import STACKS, Planner
-from bdia.profiling.sizes import in_words
+from bdia.profiling.sizes import format_bytes
 from bdia.profiling.workload import build_workload
 from helpers.step_peaks import as_step, measured_peak
 
@@ -137,4 +137,4 @@ def test_what_does_not_compose_is_one_error(overrides, message):
 def test_the_largest_vit_of_the_configs_has_304_million_parameters():
     planner = Planner(["model=vit_large"], 1, num_classes=1000)
     assert planner.parameters == 304_252_904
-    assert in_words(planner.standard.parameters) == "1.13 GiB"
+    assert format_bytes(planner.standard.parameters) == "1.13 GiB"

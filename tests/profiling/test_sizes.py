@@ -2,7 +2,7 @@
 
 import pytest
 
-from bdia.profiling.sizes import in_words, read_memory
+from bdia.profiling.sizes import format_bytes, read_memory
 
 
 @pytest.mark.parametrize(
@@ -34,4 +34,4 @@ def test_anything_else_is_refused_with_value_and_key(text):
     ],
 )  # fmt: skip
 def test_words_have_three_digits(size, wanted):
-    assert in_words(size) == wanted
+    assert format_bytes(size) == wanted

@@ -1,8 +1,8 @@
 """Callbacks that measure and never alter training."""
 
-from bdia.callbacks.history import History, Measurement, Row
+from bdia.callbacks.history import History, Measurement, MeasuringCallback
 from bdia.callbacks.memory import PeakMemory
 from bdia.callbacks.reversibility import ReversibilityCheck
 from bdia.callbacks.step_time import StepTimer
 
-__all__ = ["History", "Measurement", "PeakMemory", "ReversibilityCheck", "Row", "StepTimer"]
+__all__ = ["History", "Measurement", "MeasuringCallback", "PeakMemory", "ReversibilityCheck", "StepTimer"]

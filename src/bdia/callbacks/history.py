@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
-class Row(NamedTuple):
+class Measurement(NamedTuple):
     """One value; `name` is a key of `bdia.results.record.UNITS` and fixes the unit."""
 
     name: str
@@ -14,11 +14,11 @@ class Row(NamedTuple):
     step: int | None = None
 
 
-class Measurement(Callback):
+class MeasuringCallback(Callback):
     """A callback that measures and never alters training; `rows` holds what it found and survives a resume."""
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[Measurement] = []
 
     def state_dict(self) -> dict[str, Any]:
         """Save the rows in the checkpoint."""
@@ -26,10 +26,10 @@ class Measurement(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the rows."""
-        self.rows = [Row(*row) for row in state_dict["rows"]]
+        self.rows = [Measurement(*row) for row in state_dict["rows"]]
 
 
-class History(Measurement):
+class History(MeasuringCallback):
     """Keep `split/name` values that the task logged, once per epoch and once for the test."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -39,7 +39,9 @@ class History(Measurement):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch's values; after a resume inside the epoch they are means over its last batches."""
         self._add(trainer, "train")
-        self.rows.append(Row("lr", float(trainer.optimizers[0].param_groups[0]["lr"]), "train", trainer.global_step))
+        self.rows.append(
+            Measurement("lr", float(trainer.optimizers[0].param_groups[0]["lr"]), "train", trainer.global_step)
+        )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the test values."""
@@ -48,4 +50,4 @@ class History(Measurement):
     def _add(self, trainer: Trainer, split: str) -> None:
         for key, value in trainer.callback_metrics.items():
             if key.startswith(f"{split}/") and not trainer.sanity_checking:
-                self.rows.append(Row(key.removeprefix(f"{split}/"), float(value), split, trainer.global_step))
+                self.rows.append(Measurement(key.removeprefix(f"{split}/"), float(value), split, trainer.global_step))

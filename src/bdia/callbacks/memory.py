@@ -8,13 +8,13 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from bdia import InvalidValueError
-from bdia.callbacks.history import Measurement, Row
+from bdia.callbacks.history import Measurement, MeasuringCallback
 from bdia.profiling.storage_meter import StorageMeter, optimizer_state
 
 MIB = 2**20
 
 
-class PeakMemory(Measurement):
+class PeakMemory(MeasuringCallback):
     """Peak memory through forward, backward and optimizer step of one batch, after a warm-up.
 
     CUDA: the allocator's own maximum after a reset. CPU: exact accounting of every storage that the step's operations
@@ -98,7 +98,7 @@ class PeakMemory(Measurement):
             "side_information": sum(getattr(module, "side_bytes", 0) for module in pl_module.modules()),
             "resident_data": resident,
         }
-        self.rows = [Row(name, value / MIB, None, trainer.global_step) for name, value in found.items()]
+        self.rows = [Measurement(name, value / MIB, None, trainer.global_step) for name, value in found.items()]
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the meter, which sees every operation while it is on."""

@@ -4,10 +4,10 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from bdia.callbacks.history import Measurement, Row
+from bdia.callbacks.history import Measurement, MeasuringCallback
 
 
-class ReversibilityCheck(Measurement):
+class ReversibilityCheck(MeasuringCallback):
     """On one batch, verify the reversible stacks: 0 where every stream came back bit for bit, else the largest error.
 
     With `bits="auto"` also the grid that was chosen, the coarsest of all stacks.
@@ -41,9 +41,9 @@ class ReversibilityCheck(Measurement):
         if self.before:
             errors = [float(e) for stack in self.before for e in stack.reconstruction_error.values()]
             if any(stack.rebuilt for stack in self.before):
-                self.rows = [Row("reconstruction_error", max(errors, default=0.0), None, trainer.global_step)]
+                self.rows = [Measurement("reconstruction_error", max(errors, default=0.0), None, trainer.global_step)]
             chosen = [stack.bits for stack in self.before if getattr(stack, "auto_bits", False)]
-            self.rows += [Row("grid_bits", min(chosen), None, trainer.global_step)] if chosen else []
+            self.rows += [Measurement("grid_bits", min(chosen), None, trainer.global_step)] if chosen else []
         for stack, verify in self.before.items():
             stack.verify = verify
         self.before = {}

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from bdia.callbacks.history import Measurement, Row
+from bdia.callbacks.history import Measurement, MeasuringCallback
 
 
-class StepTimer(Measurement):
+class StepTimer(MeasuringCallback):
     """Median wall time of a training step (forward, backward, optimizer) and of an epoch; images or tokens per second.
 
     Batches of images are alike but for an epoch's last one, which is left out. Batches of text may all differ in size:
@@ -61,9 +61,9 @@ class StepTimer(Measurement):
             counted = full if 2 * len(full) >= len(timed) else timed
             milliseconds = statistics.median(time for time, _ in counted)
             rate = statistics.median(1000 * size / time for time, size in counted)
-            self.rows = [Row("step_time", milliseconds), Row(pl_module.throughput, rate)]
+            self.rows = [Measurement("step_time", milliseconds), Measurement(pl_module.throughput, rate)]
         if self.epochs:
-            self.rows.append(Row("epoch_time", statistics.median(self.epochs)))
+            self.rows.append(Measurement("epoch_time", statistics.median(self.epochs)))
 
 
 def _now(device: torch.device) -> Any:

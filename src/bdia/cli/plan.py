@@ -35,7 +35,7 @@ from bdia import InvalidValueError
 from bdia.cli.arguments import command
 from bdia.data.files import write_whole
 from bdia.profiling.planner import Plan, Planner, StackPlan
-from bdia.profiling.sizes import in_words, read_memory
+from bdia.profiling.sizes import format_bytes, read_memory
 from bdia.profiling.workload import NUM_CLASSES
 
 CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")
@@ -91,8 +91,8 @@ def in_text(plan: Plan) -> str:
     if plan.policy is not None:
         policy = plan.policy
         lines.append(
-            f"Within {in_words(plan.memory)}: {' '.join(policy.overrides)}   (peak {in_words(policy.cost.peak)}, "
-            f"{policy.relative_flops:.2f} of the standard stack's FLOPs)"
+            f"Within {format_bytes(plan.memory)}: {' '.join(policy.overrides)}   "
+            f"(peak {format_bytes(policy.cost.peak)}, {policy.relative_flops:.2f} of the standard stack's FLOPs)"
         )
     return "\n".join(lines)
 
@@ -105,10 +105,10 @@ def _header(plan: Plan) -> list[str]:
 def _row(stack: StackPlan, memory: int | None) -> list[str]:
     if stack.cost is None:
         return [stack.name, "refused", *[""] * (len(CATEGORIES) + (2 if memory is None else 4))]
-    sizes = [in_words(getattr(stack.cost, name)) for name in ("peak", *CATEGORIES)]
+    sizes = [format_bytes(getattr(stack.cost, name)) for name in ("peak", *CATEGORIES)]
     about = "" if stack.depth_is_traced else "about "
     fitting = [] if memory is None else [str(stack.largest_batch or "none"), about + str(stack.largest_depth or "none")]
-    return [stack.name, *sizes, f"{stack.relative_flops:.2f}", in_words(stack.held_per_block), *fitting]
+    return [stack.name, *sizes, f"{stack.relative_flops:.2f}", format_bytes(stack.held_per_block), *fitting]
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -33,11 +33,11 @@ def find(path: str | Path, data_dir: Path, wanted: str, key: str, embedded: str,
     )
 
 
-def read_text(path: Path, way_out: str) -> str:
+def read_text(path: Path, hint: str) -> str:
     """Read UTF-8, plain or `.gz`; a byte order mark is left out, line ends stay as they are.
 
     Args:
-        way_out: what to do about a damaged file, the end of the error.
+        hint: what to do about a damaged file, the end of the error.
     Raises:
         DataCorruptError: unreadable or not UTF-8; names the file.
     """
@@ -45,9 +45,9 @@ def read_text(path: Path, way_out: str) -> str:
         data = path.read_bytes()
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataCorruptError(f"{path} is not UTF-8 ({error}): {way_out}") from error
+        raise DataCorruptError(f"{path} is not UTF-8 ({error}): {hint}") from error
     except (OSError, EOFError, zlib.error) as error:  # a damaged .gz raises any of the three
-        raise DataCorruptError(f"{path} cannot be read ({error}): {way_out}") from error
+        raise DataCorruptError(f"{path} cannot be read ({error}): {hint}") from error
 
 
 def write_whole(path: Path, content: "str | Iterable[bytes | np.ndarray]") -> None:

@@ -70,7 +70,7 @@ def feed_forward(
     return mlp
 
 
-class Join(nn.Module):
+class MergeStreams(nn.Module):
     """What follows a stack: LayerNorm over all its streams, and where there are several, a linear map to one width.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bdia import InvalidValueError
 from bdia.models.attention import KeyValueCache, SelfAttention
-from bdia.models.blocks import Block, Join, feed_forward
+from bdia.models.blocks import Block, MergeStreams, feed_forward
 from bdia.models.dropout import Dropout
 from bdia.models.gpt2_weights import load_gpt2_weights
 from bdia.models.loss_head import LossHead
@@ -64,7 +64,7 @@ class Gpt2(nn.Module):
                 for _ in range(depth)
             ]
         )
-        self.join = Join(width, self.blocks.streams)
+        self.join = MergeStreams(width, self.blocks.streams)
         self.loss_head = LossHead(loss_chunk)
         self._draw_weights(depth)
         if weights is not None:

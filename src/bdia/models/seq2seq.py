@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bdia import InvalidValueError
 from bdia.models.attention import CrossAttention, KeyValueCache, SelfAttention
-from bdia.models.blocks import Block, DecoderBlock, Join, feed_forward
+from bdia.models.blocks import Block, DecoderBlock, MergeStreams, feed_forward
 from bdia.models.dropout import Dropout
 from bdia.models.loss_head import LossHead
 
@@ -70,10 +70,10 @@ class Seq2SeqTransformer(nn.Module):
             return feed_forward(width, mlp_hidden, dropout, hidden_dropout=dropout)
 
         self.encoder = stack([Block(width, attention(causal=False), mlp()) for _ in range(encoder_depth)])
-        self.encoder_join = Join(width, self.encoder.streams)
+        self.encoder_join = MergeStreams(width, self.encoder.streams)
         cross = [CrossAttention(width, heads, dropout, attention_dropout) for _ in range(decoder_depth)]
         self.decoder = stack([DecoderBlock(width, attention(causal=True), layer, mlp()) for layer in cross])
-        self.decoder_join = Join(width, self.decoder.streams)
+        self.decoder_join = MergeStreams(width, self.decoder.streams)
         self.loss_head = LossHead(loss_chunk, ignore_index=self.pad_id)
         self._draw_weights(width)
 

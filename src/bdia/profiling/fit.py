@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from bdia import InvalidValueError, reversible
 from bdia.profiling.search import largest_that_fits
-from bdia.profiling.sizes import in_words, read_memory
+from bdia.profiling.sizes import format_bytes, read_memory
 from bdia.profiling.traced_step import StepCost, TrainingStep, trace_step
 from bdia.reversible import StandardStack
 from bdia.reversible.stacks.registry import STACKS
@@ -30,7 +30,7 @@ class Fit(NamedTuple):
 
     def __str__(self) -> str:
         kept = f"{KEY}: {self.kept_blocks} blocks keep their activations"
-        return f"{kept}, predicted peak {in_words(self.cost.peak)} of {in_words(self.budget)}"
+        return f"{kept}, predicted peak {format_bytes(self.cost.peak)} of {format_bytes(self.budget)}"
 
 
 def fit_to_memory(
@@ -98,8 +98,8 @@ def fit_to_memory(
     if keep < 0:
         least = min(costs, key=lambda keep: costs[keep].peak)
         raise InvalidValueError(
-            f"{KEY}={value} ({in_words(wanted)}): keep={least} needs {in_words(costs[least].peak + reserved)}, the "
-            f"least of all. Set {KEY} to that or more, a smaller batch (data.batch_size, data.token_budget) or a "
+            f"{KEY}={value} ({format_bytes(wanted)}): keep={least} needs "
+            f"{format_bytes(costs[least].peak + reserved)}, the least of all. Set {KEY} to that or more, a smaller batch (data.batch_size, data.token_budget) or a "
             "smaller model"
         )
     for stack in stacks:

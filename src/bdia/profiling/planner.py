@@ -9,7 +9,7 @@ from omegaconf import DictConfig, open_dict
 from bdia import InvalidValueError
 from bdia.build import compose, kind_of_model
 from bdia.profiling.search import largest_that_fits
-from bdia.profiling.sizes import in_words
+from bdia.profiling.sizes import format_bytes
 from bdia.profiling.traced_step import StepCost, TrainingStep, trace_step
 from bdia.profiling.workload import NUM_CLASSES, VOCAB_SIZE, build_workload
 from bdia.reversible import BlockStack
@@ -102,8 +102,8 @@ class Planner:
             raise InvalidValueError("stack.memory_budget is for training: set memory to the same amount")
         if depth is not None and depth < 1:
             raise InvalidValueError(f"depth={depth}: wanted at least 1; set depth")
-        self.own = tuple(o for o in overrides if o.lstrip("+").startswith(("stack", "gamma@stack")))
-        self.overrides = tuple(o for o in overrides if o not in self.own)
+        self.stack_overrides = tuple(o for o in overrides if o.lstrip("+").startswith(("stack", "gamma@stack")))
+        self.overrides = tuple(o for o in overrides if o not in self.stack_overrides)
         self.batch, self.tokens, self.depth = batch, tokens, depth
         self.num_classes, self.vocab_size, self.device = num_classes, vocab_size, device
         self.costs: dict[tuple, StepCost] = {}
@@ -147,7 +147,11 @@ class Planner:
 
     def plan(self, memory: int | None = None) -> Plan:
         """Return every stack's costs; with bytes of memory, what fits and what to choose."""
-        choices = {registry.STANDARD.name: STANDARD, " ".join(self.own): self.own} if self.own else STACKS
+        choices = (
+            {registry.STANDARD.name: STANDARD, " ".join(self.stack_overrides): self.stack_overrides}
+            if self.stack_overrides
+            else STACKS
+        )
         stacks = [self._stack(name, overrides, memory) for name, overrides in choices.items()]
         policy = None if memory is None else self._policy(stacks, memory)
         values = self.num_classes if kind_of_model(self.cfg) == "images" else self._vocabulary
@@ -193,16 +197,16 @@ class Planner:
         if self.standard.peak <= memory:
             return Policy(STANDARD, self.standard, 1.0)
         override = registry.BDIA.override
-        other = any(o.startswith("stack=") and o != override for o in self.own)
-        bdia = (override,) if other or not self.own else self.own
+        other = any(o.startswith("stack=") and o != override for o in self.stack_overrides)
+        bdia = (override,) if other or not self.stack_overrides else self.stack_overrides
         none = (*bdia, "stack.keep=0")
         batch = self.batch
         if self.cost(none).peak > memory:
             batch = largest_that_fits(lambda n: self.cost(none, batch=n).peak, memory, [self.batch])
         if not batch:
             raise InvalidValueError(
-                f"memory={in_words(memory)}: not even a batch of 1 fits, {' '.join(none)} needs "
-                f"{in_words(self.cost(none, batch=1).peak)}; set memory to that or more, or a smaller model"
+                f"memory={format_bytes(memory)}: not even a batch of 1 fits, {' '.join(none)} needs "
+                f"{format_bytes(self.cost(none, batch=1).peak)}; set memory to that or more, or a smaller model"
             )
 
         def keeping(keep: int) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def read_memory(value: str | float, key: str) -> int | float:
     )
 
 
-def in_words(size: int | float) -> str:
+def format_bytes(size: int | float) -> str:
     """Return bytes with three digits, e.g. "1.21 GiB"."""
     unit = next((unit for unit in ("TiB", "GiB", "MiB", "KiB") if size >= UNITS[unit]), "B")
     number = size / UNITS[unit]

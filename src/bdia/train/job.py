@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bdia import InvalidValueError, UnsupportedError
 from bdia.build import CONFIGS, build_callbacks, build_data, build_loggers, build_task, build_trainer
-from bdia.callbacks import Measurement
+from bdia.callbacks import MeasuringCallback
 from bdia.profiling.device import describe_device
 from bdia.results.identity import config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RunRecord, describe, status_of
@@ -208,7 +208,9 @@ def _fit_and_test(
     finally:
         signatures |= task.signatures
         rows.append(_metric("parameters", sum(p.numel() for p in task.parameters())))
-        rows += [_metric(*row) for callback in callbacks if isinstance(callback, Measurement) for row in callback.rows]
+        rows += [
+            _metric(*row) for callback in callbacks if isinstance(callback, MeasuringCallback) for row in callback.rows
+        ]
         for logger in loggers:
             logger.finalize(outcome)
         _close_wandb(outcome)

@@ -90,20 +90,20 @@ class E2eFiles:
         key, name = f"data.source.{split}", getattr(self, split)
         wanted = f"a CSV file with columns {', '.join(COLUMNS)}"
         path = find(Path(self.folder) / name, data_dir, wanted, f"data.source.folder, {key}", "restaurants")
-        way_out = f"wanted {wanted}; mend it or set {key}"
+        hint = f"wanted {wanted}; mend it or set {key}"
         try:
-            rows = list(csv.reader(io.StringIO(read_text(path, way_out), newline=""), strict=True))
+            rows = list(csv.reader(io.StringIO(read_text(path, hint), newline=""), strict=True))
         except csv.Error as error:
-            raise DataCorruptError(f"{path} cannot be read ({error}): {way_out}") from error
+            raise DataCorruptError(f"{path} cannot be read ({error}): {hint}") from error
         if not rows or tuple(rows[0]) != COLUMNS:
-            raise DataCorruptError(f"{path} begins with {','.join(rows[0]) if rows else 'nothing'}: {way_out}")
-        return [_pair(row, number, path, way_out) for number, row in enumerate(rows[1:], 2)]
+            raise DataCorruptError(f"{path} begins with {','.join(rows[0]) if rows else 'nothing'}: {hint}")
+        return [_pair(row, number, path, hint) for number, row in enumerate(rows[1:], 2)]
 
 
-def _pair(row: Sequence[str], number: int, path: Path, way_out: str) -> Pair:
+def _pair(row: Sequence[str], number: int, path: Path, hint: str) -> Pair:
     fields = [field.strip() for field in row]
     if len(fields) != len(COLUMNS) or not all(fields):
-        raise DataCorruptError(f"{path}, row {number} is {','.join(row)!r}: {way_out}")
+        raise DataCorruptError(f"{path}, row {number} is {','.join(row)!r}: {hint}")
     return fields[0], fields[1]
 
 

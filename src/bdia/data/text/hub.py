@@ -47,11 +47,11 @@ class HubText:
         path = data_dir / "text" / (re.sub(r"[^\w.-]", "--", "_".join(parts)) + ".json.gz")
         if not path.exists():
             write_whole(path, [gzip.compress(json.dumps(self._fetch()).encode(), mtime=0)])
-        way_out = "delete it, it is fetched again"
+        hint = "delete it, it is fetched again"
         try:
-            texts = json.loads(read_text(path, way_out))
+            texts = json.loads(read_text(path, hint))
         except json.JSONDecodeError as error:
-            raise DataCorruptError(f"{path} cannot be read ({error}): {way_out}") from error
+            raise DataCorruptError(f"{path} cannot be read ({error}): {hint}") from error
         return [text for text in texts if text.strip()]
 
     def _fetch(self) -> list[str]:

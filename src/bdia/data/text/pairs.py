@@ -147,13 +147,13 @@ def read_lines(path: Path, key: str) -> list[str]:
     Raises:
         DataCorruptError: unreadable, not UTF-8, empty, or a line is blank; names the file and `key`, its config key.
     """
-    text = read_text(path, way_out := f"mend it or set {key}")
+    text = read_text(path, hint := f"mend it or set {key}")
     if not text.strip():
-        raise DataCorruptError(f"{path} is empty, wanted one sentence a line: {way_out}")
+        raise DataCorruptError(f"{path} is empty, wanted one sentence a line: {hint}")
     # Line feeds alone end a line: str.splitlines would also cut at characters that stand inside sentences.
     lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
     if "" in lines:
-        raise DataCorruptError(f"{path}, line {lines.index('') + 1} is blank, wanted a sentence: {way_out}")
+        raise DataCorruptError(f"{path}, line {lines.index('') + 1} is blank, wanted a sentence: {hint}")
     return lines
 
 
