@@ -99,8 +99,8 @@ def fit_to_memory(
         least = min(costs, key=lambda keep: costs[keep].peak)
         raise InvalidValueError(
             f"{KEY}={value} ({format_bytes(wanted)}): keep={least} needs "
-            f"{format_bytes(costs[least].peak + reserved)}, the least of all. Set {KEY} to that or more, a smaller batch (data.batch_size, data.token_budget) or a "
-            "smaller model"
+            f"{format_bytes(costs[least].peak + reserved)}, the least of all. Set {KEY} to that or more, a smaller "
+            "batch (data.batch_size, data.token_budget) or a smaller model"
         )
     for stack in stacks:
         stack.keep, stack.memory_budget = min(keep, len(stack)), None

@@ -3,6 +3,7 @@
 import contextlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +31,40 @@ OPERATIONS = {
 
 BUFFER_ELEMENTS = 2**20
 Contexts = tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]
+
+
+@dataclass(frozen=True)
+class RecomputeSettings:
+    """What blocks keep for backward instead of being recomputed, and what is recomputed once more.
+
+    Args:
+        keep: number of trailing blocks that keep their activations (the last one's backward runs first anyway), or
+            the indices of the blocks that do.
+        memory_budget: peak memory of a whole training step that `keep` is to be chosen for, such as "12GiB", or a
+            fraction of the standard stack's; `bdia.profiling.fit_to_memory` does that before training.
+        save: kinds of operations ("attention", "matmul") whose outputs a recomputed block keeps.
+        nested: names of a block's submodules ("attn", "mlp") that are recomputed once more, one at a time, while the
+            block's gradients are computed: less memory than one whole block, for a second recomputation.
+    """
+
+    keep: int | Collection[int] = 1
+    memory_budget: str | float | None = None
+    save: Sequence[str] = ()
+    nested: Sequence[str] = ()
+
+    def checked(self, layers: Sequence[nn.Module], prefix: str = "stack.") -> "RecomputeSettings":
+        """Return the settings with `save` and `nested` as tuples.
+
+        Args:
+            layers: of the chain.
+            prefix: stands before a setting's name in messages: "stack." for config keys, "" for arguments.
+        Raises:
+            ValueError: no such block, operation or submodule.
+        """
+        kept_blocks(self.keep, len(layers), prefix)
+        saved_operations(self.save, prefix)
+        nested = check_nested(layers, self.nested, prefix)
+        return RecomputeSettings(self.keep, self.memory_budget, tuple(self.save), nested)
 
 
 def kept_blocks(keep: int | Collection[int], depth: int, prefix: str = "stack.") -> frozenset[int]:

@@ -6,7 +6,7 @@ Shape letters: B batch, T tokens, D width, K blocks.
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from bdia import InvalidTypeError, InvalidValueError, UnsupportedError
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.kernels import KERNELS
 from bdia.reversible.engine.passes import PassLog
-from bdia.reversible.engine.recompute import check_nested, kept_blocks, nested_checkpoints, saved_operations
+from bdia.reversible.engine.recompute import RecomputeSettings, kept_blocks, nested_checkpoints
 from bdia.reversible.stacks.engage import engaged
 
 _calling = threading.local()
@@ -88,35 +88,18 @@ class BlockStack(nn.Sequential):
 
 
 class Recomputation:
-    """What is kept of recomputed layers; `keep` can be changed between steps.
+    """A stack or chain whose layers are recomputed; `keep` can be changed between steps.
 
     Args:
         layers: the layers of the chain.
-        keep: number of trailing blocks that keep their activations (the last one's backward runs first anyway), or
-            the indices of the blocks that do.
-        memory_budget: peak memory of a whole training step that `keep` is to be chosen for, such as "12GiB", or a
-            fraction of the standard stack's; `bdia.profiling.fit_to_memory` does that before training.
-        save: kinds of operations ("attention", "matmul") whose outputs a recomputed block keeps.
-        nested: names of a block's submodules ("attn", "mlp") that are recomputed once more, one at a time, while the
-            block's gradients are computed: less memory than one whole block, for a second recomputation.
+        settings: what they keep and what is recomputed once more.
         prefix: stands before a setting's name in messages: "stack." for config keys, "" for arguments.
-    Raises:
-        ValueError: no such block, operation or submodule.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[nn.Module],
-        keep: int | Collection[int],
-        memory_budget: str | float | None = None,
-        save: Sequence[str] = (),
-        nested: Sequence[str] = (),
-        prefix: str = "stack.",
-    ) -> None:
-        kept_blocks(keep, len(layers), prefix)
-        saved_operations(save, prefix)
-        self.keep, self.memory_budget, self.save, self.prefix = keep, memory_budget, tuple(save), prefix
-        self.nested = check_nested(layers, nested, prefix)
+    def __init__(self, layers: Sequence[nn.Module], settings: RecomputeSettings, prefix: str = "stack.") -> None:
+        settings = settings.checked(layers, prefix)
+        self.keep, self.memory_budget = settings.keep, settings.memory_budget
+        self.save, self.nested, self.prefix = settings.save, settings.nested, prefix
 
     def kept(self, depth: int, training: bool = True) -> frozenset[int]:
         """Return the blocks of this forward that keep their activations; all where no gradient will flow.

@@ -15,7 +15,7 @@ from bdia.reversible.arithmetic.rules import BdiaRule, EulerRule, FloatBdiaRule,
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import Chain, OpenPass
 from bdia.reversible.engine.passes import PassLog, PassSettings
-from bdia.reversible.engine.recompute import saved_operations
+from bdia.reversible.engine.recompute import RecomputeSettings, saved_operations
 from bdia.reversible.stacks.base import (
     BlockStack,
     LastForward,
@@ -33,7 +33,8 @@ FIRST_BITS = 9  # of bits="auto", until a forward has shown the range; the paper
 class BdiaUpdates(Recomputation, LastForward):
     """Settings of the BDIA update for one chain of layers, and how a pass over them is opened.
 
-    Args: as in `BdiaStack`; `layers` of the chain; `batch_dim` of the stream; `prefix` of settings' names in messages.
+    Args: as in `BdiaStack`; `layers` of the chain; what they `recompute`; `batch_dim` of the stream; `prefix` of
+        settings' names in messages.
 
     Attributes:
         log: numbers of the last forward.
@@ -44,19 +45,16 @@ class BdiaUpdates(Recomputation, LastForward):
         layers: Sequence[nn.Module],
         gamma: GammaLaw | None,
         bits: int | Literal["auto"] | None,
-        keep: int | Collection[int],
+        recompute: RecomputeSettings,
         backward: Literal["reversible", "stored"],
         eval_gamma: float | str | Fraction,
         quantize_eval: bool,
         verify: bool,
         kernel: Literal["auto", "compiled", "eager"],
-        memory_budget: str | float | None,
-        save: Sequence[str],
-        nested: Sequence[str],
         batch_dim: int = 0,
         prefix: str = "stack.",
     ) -> None:
-        super().__init__(layers, keep, memory_budget, save, nested, prefix)
+        super().__init__(layers, recompute, prefix)
         self.gamma = TwoPoint("1/2") if gamma is None else gamma
         if not hasattr(self.gamma, "sample") or isinstance(self.gamma, type):
             raise InvalidTypeError(f'gamma={gamma!r}: wanted a law such as TwoPoint("1/2"); set {prefix}gamma')
@@ -226,9 +224,8 @@ class BdiaStack(BlockStack, BdiaUpdates):
     ) -> None:
         BlockStack.__init__(self, blocks)
         BdiaUpdates.__init__(
-            self, self.blocks, gamma=gamma, bits=bits, keep=keep, backward=backward, eval_gamma=eval_gamma,
-            quantize_eval=quantize_eval, verify=verify, kernel=kernel, memory_budget=memory_budget, save=save,
-            nested=nested,
+            self, self.blocks, gamma, bits, RecomputeSettings(keep, memory_budget, save, nested), backward=backward,
+            eval_gamma=eval_gamma, quantize_eval=quantize_eval, verify=verify, kernel=kernel,
         )  # fmt: skip
         guard_blocks(self.blocks, self.log.told)
 

@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bdia.reversible.engine.recompute import recompute_contexts, saved_operations
+from bdia.reversible.engine.recompute import RecomputeSettings, recompute_contexts, saved_operations
 from bdia.reversible.stacks.base import BlockStack, Recomputation
 
 
@@ -27,7 +27,7 @@ class CheckpointStack(BlockStack, Recomputation):
         nested: Sequence[str] = (),
     ) -> None:
         BlockStack.__init__(self, blocks)
-        Recomputation.__init__(self, self.blocks, keep, memory_budget, save, nested)
+        Recomputation.__init__(self, self.blocks, RecomputeSettings(keep, memory_budget, save, nested))
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """(B, T, D) -> (B, T, D)."""

@@ -16,6 +16,7 @@ from bdia import InvalidTypeError, InvalidValueError
 from bdia.reversible.arithmetic.gamma import GammaLaw, Growing, as_law
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import Chain
+from bdia.reversible.engine.recompute import RecomputeSettings
 from bdia.reversible.stacks.adapters import ChainSpec
 from bdia.reversible.stacks.bdia import BdiaStack, BdiaUpdates
 from bdia.reversible.stacks.chains import find_chains
@@ -198,8 +199,8 @@ def convert(
     if any(isinstance(module, BdiaStack) for module in model.modules()):
         raise InvalidValueError(f"{type(model).__name__} holds a BdiaStack, which trains reversibly already")
     settings = {
-        "keep": keep, "backward": backward, "eval_gamma": eval_gamma, "quantize_eval": quantize_eval,
-        "verify": verify, "kernel": kernel, "memory_budget": None, "save": save, "nested": nested,
+        "recompute": RecomputeSettings(keep, save=save, nested=nested), "backward": backward, "eval_gamma": eval_gamma,
+        "quantize_eval": quantize_eval, "verify": verify, "kernel": kernel,
     }  # fmt: skip
     specs = find_chains(model, layers)
     if batch_dim is not None:

@@ -13,6 +13,7 @@ from bdia.reversible.arithmetic.rules import CouplingRule
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import OpenPass
 from bdia.reversible.engine.passes import PassLog, PassSettings
+from bdia.reversible.engine.recompute import RecomputeSettings
 from bdia.reversible.stacks.base import BlockStack, LastForward, Recomputation, check_stream
 from bdia.reversible.stacks.branches import branches
 from bdia.reversible.stacks.calls import check_caches
@@ -42,7 +43,7 @@ class RevVitStack(BlockStack, Recomputation, LastForward):
         verify: bool | None = None,
     ) -> None:
         BlockStack.__init__(self, blocks)
-        Recomputation.__init__(self, self.blocks, keep)
+        Recomputation.__init__(self, self.blocks, RecomputeSettings(keep))
         if merge not in ("concat", "mean"):
             raise InvalidValueError(f'merge={merge!r}: wanted "concat" or "mean"; set stack.merge')
         self.bits = None if grid_bits is None else check_bits(grid_bits, "stack.grid_bits")
