@@ -26,6 +26,10 @@ def measured(batch, depth, *overrides, tokens=None, **sizes):
     return measured_peak(as_step(build_workload(compose([*overrides, *keys]), batch, tokens, **sizes))).peak
 
 
+def by_name(stacks):
+    return {stack.name: stack for stack in stacks}
+
+
 @pytest.fixture(scope="module")
 def plan():
     """The small model at batch 16, in four fifths of what the standard stack needs."""
@@ -45,16 +49,20 @@ def test_the_largest_batch_and_depth_fit_as_measured_and_the_next_do_not(plan, r
 def test_beyond_so_many_blocks_the_depth_lies_on_the_line(plan, monkeypatch):
     monkeypatch.setattr(bdia.profiling.planner, "TRACED_BLOCKS", 5)
     found = Planner((*SMALL, "stack=bdia", "stack.keep=1"), 16, depth=4).plan(plan.memory).stacks[1]
-    assert (found.depth_is_traced, plan.stacks[4].depth_is_traced) == (False, True)
-    assert found.largest_depth == pytest.approx(plan.stacks[4].largest_depth, abs=1)
+    traced = by_name(plan.stacks)["bdia keep 1"]
+    assert (found.depth_is_traced, traced.depth_is_traced) == (False, True)
+    assert found.largest_depth == pytest.approx(traced.largest_depth, abs=1)
 
 
-def test_bdia_goes_deepest_and_standard_is_the_unit_of_flops():
+def test_bdia_goes_deeper_than_what_stores_a_stream_per_block_and_standard_is_the_unit_of_flops():
     planner = Planner(SMALL, 128, depth=4)  # at a batch of 16 the weights of a block outweigh its activations
-    standard, checkpointing, _, bdia, kept = planner.plan(int(0.8 * planner.standard.peak)).stacks
+    stacks = by_name(planner.plan(int(0.8 * planner.standard.peak)).stacks)
+    standard, checkpointing = stacks["standard"], stacks["checkpoint keep 1"]
+    bdia, kept = stacks["bdia keep 0"], stacks["bdia keep 1"]
     assert standard.relative_flops == 1
     assert 1 < kept.relative_flops < bdia.relative_flops <= 4 / 3
-    assert standard.largest_depth < checkpointing.largest_depth < kept.largest_depth
+    assert checkpointing.relative_flops == kept.relative_flops
+    assert standard.largest_depth < checkpointing.largest_depth < min(kept.largest_depth, bdia.largest_depth)
     assert bdia.held_per_block < standard.held_per_block / 30
 
 
@@ -65,14 +73,15 @@ def test_the_policy_is_standard_where_it_fits():
 
 
 def test_the_policy_keeps_as_many_blocks_as_fit(plan, one_thread):
-    assert plan.stacks[0].cost.peak > plan.memory
+    stacks = by_name(plan.stacks)
+    assert stacks["standard"].cost.peak > plan.memory
     policy = plan.policy
     keep = int(policy.overrides[-1].removeprefix("stack.keep="))
     assert policy.overrides == ("stack=bdia", f"stack.keep={keep}")
     assert 0 < keep < 4
     assert policy.cost.peak == pytest.approx(measured(16, 4, *SMALL, *policy.overrides), rel=0.001)
     assert policy.cost.peak <= plan.memory < measured(16, 4, *SMALL, "stack=bdia", f"stack.keep={keep + 1}")
-    assert 1 < policy.relative_flops < plan.stacks[3].relative_flops
+    assert 1 < policy.relative_flops < stacks["bdia keep 0"].relative_flops
 
 
 def test_the_policy_shrinks_the_batch_where_no_number_of_blocks_helps(plan, one_thread):

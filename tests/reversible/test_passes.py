@@ -207,11 +207,16 @@ def test_the_first_trained_block_is_watched_below_frozen_ones_too(position):
         loss_of(BdiaStack(blocks, keep=0)(make_tokens().detach())).backward()
 
 
-@pytest.mark.parametrize("position", [0, 1, 2])
-def test_without_verify_the_same_block_is_not_caught(position):
-    blocks = make_blocks(4)
-    blocks[position] = Unrepeatable(0.05)
-    loss_of(BdiaStack(blocks, verify=False)(make_tokens())).backward()
+@pytest.mark.parametrize("position", [1, 2])
+def test_without_verify_the_same_block_is_not_caught_and_the_gradients_are_wrong(position):
+    def found(**settings):
+        blocks = make_blocks(4)
+        blocks[position] = Unrepeatable(0.05)
+        return gradients(BdiaStack(blocks, **settings), make_tokens())
+
+    (out, *unnoticed), (same_out, *right) = found(verify=False), found(backward="stored")
+    assert torch.equal(out, same_out)
+    assert not any(torch.equal(a, b) for a, b in zip(unnoticed[:1], right[:1], strict=True))  # of the input
 
 
 def test_a_kept_last_block_need_not_repeat_itself():
@@ -337,10 +342,8 @@ def blow_up(value):
 
 @pytest.mark.parametrize("position", [0, 1, 3])
 @pytest.mark.parametrize("mode", ["train reversible", "train stored", "train no_grad", "eval"])
-@pytest.mark.parametrize(
-    ("value", "shown"), [(1e6, "1e+06"), (float("nan"), "nan"), (float("inf"), "inf"), (-1e6, "1e+06")]
-)
-def test_a_stream_out_of_range_names_block_value_and_bits(position, mode, value, shown):
+@pytest.mark.parametrize("value", [1e6, float("nan"), float("inf"), -1e6])
+def test_a_stream_out_of_range_names_block_value_and_bits(position, mode, value):
     blocks = make_blocks(4)
     blocks[position] = Call(blow_up(value))
     with warnings.catch_warnings():
@@ -353,8 +356,8 @@ def test_a_stream_out_of_range_names_block_value_and_bits(position, mode, value,
         loss_of(out).backward()
     message = str(caught.value)
     assert f"block {position}:" in message and "bits=9" in message and "32768" in message and "stack.bits" in message
-    value_shown = float(message.split("|x| = ")[1].split(";")[0])
-    assert value_shown == pytest.approx(abs(value), rel=2, nan_ok=True)
+    wanted = abs(value) * (2 if position and "train" in mode else 1)  # gamma 1 takes twice the block's output
+    assert float(message.split("|x| = ")[1].split(";")[0]) == pytest.approx(wanted, rel=1e-5, nan_ok=True)
 
 
 @pytest.mark.parametrize("value", [1e7, float("nan"), float("inf")])
