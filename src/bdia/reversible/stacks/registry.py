@@ -52,6 +52,9 @@ BDIA = StackRow("bdia", "BdiaStack", "bdia", "BDIA", "#D55E00", keeps=(0, 1), me
 STACKS = (  # in the order of tables and legends
     STANDARD,
     StackRow("checkpoint", "CheckpointStack", "checkpoint", "checkpointing", "#009E73", keeps=(1,), memory_budget=True),
+    StackRow(
+        "checkpoint_two_level", "TwoLevelCheckpointStack", "checkpoint", "two-level checkpointing", "#56B4E9", 5 / 3
+    ),
     REVVIT,
     BDIA,
 )
