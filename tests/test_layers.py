@@ -84,7 +84,8 @@ def test_no_module_imports_itself_through_others():
 def test_the_engine_imports_torch_and_the_standard_library_only():
     allowed = {
         "bdia", "torch", "__future__", "collections", "contextlib", "copy", "dataclasses", "enum", "fnmatch",
-        "fractions", "functools", "inspect", "math", "re", "sys", "threading", "typing", "warnings", "weakref",
+        "fractions", "functools", "inspect", "itertools", "math", "re", "sys", "threading", "typing",
+        "warnings", "weakref",
     }  # fmt: skip
     for path in (PACKAGE / "reversible").rglob("*.py"):
         assert {name.split(".")[0] for name in imports(path)} <= allowed, path.name
