@@ -1,5 +1,6 @@
 """Fixtures of the tests of the training path: tiny jobs with their folders under tmp_path."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
@@ -17,6 +18,13 @@ from helpers.training_helpers import TINY, compose_config
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Name functions: an address in a test's name differs between the processes that share the tests."""
     return val.__name__ if isinstance(val, FunctionType) else None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imports_out_of_the_garbage_collectors_sight():
+    """Set aside what is imported: each `gc.collect`, one a training run, takes milliseconds instead of 0.3 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -31,13 +31,13 @@ def files(folder):
 
 
 def test_a_bench_leaves_json_tables_and_plots_and_prints_the_tables(tiny, tmp_path, capsys):
-    run(replace(SMALL, curve_model="tiny", curve_depth=8, variants=["standard", "bdia_keep_0"], out=str(tmp_path)))
+    run(replace(SMALL, curve_model="tiny", curve_depth=4, variants=["standard", "bdia_keep_0"], out=str(tmp_path)))
     assert files(tmp_path) == [".json", ".md", ".svg", ".svg", ".svg"]
     (path,) = tmp_path.glob("*.json")
     found = read_bench(path)
     assert found.status == "ok"
     assert [(r.part, r.depth) for r in found.rows if r.variant == "standard"] == [
-        ("curve", 8),
+        ("curve", 4),
         ("table", 2),
         ("table", 3),
     ]
@@ -46,7 +46,7 @@ def test_a_bench_leaves_json_tables_and_plots_and_prints_the_tables(tiny, tmp_pa
     shown = path.with_suffix(".md").read_text()
     for r in found.rows:
         assert f"{r.depth}, 32-true, {r.label}" in out and f"{r.depth}, 32-true, {r.label}" in shown
-    assert "Trade-off curve over keep, 7 points" in out and "Trade-off curve over keep, 7 points" in shown
+    assert "Trade-off curve over keep, 5 points" in out and "Trade-off curve over keep, 5 points" in shown
     assert re.search(r"about \d+ minutes", progress) and "[3/3] table: tiny, 3 blocks" in progress
     assert str(tmp_path) not in path.read_text() + shown
 

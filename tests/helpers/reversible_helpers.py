@@ -146,10 +146,6 @@ class LiveStorages(TorchDispatchMode):
         gc.freeze()  # gc.get_objects then lists only what is made inside
         return super().__enter__()
 
-    def __exit__(self, *error):
-        gc.unfreeze()
-        return super().__exit__(*error)
-
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):

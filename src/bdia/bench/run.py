@@ -179,6 +179,7 @@ def measure_cells(bench: Bench, todo: Sequence[Cell], rounds: Sequence[int], out
 def _measure(arguments: Arguments, device: torch.device) -> Bench:
     clock = time.perf_counter()
     bench, todo, out = begin(arguments, device), cells(arguments, device), Path(arguments.out)
+    bench.write(out)  # a folder that cannot be written is found out now
     name, threads = bench.device["name"], bench.device["threads"]
     say(f"device={device.type}: {name}, {threads} threads; {len(todo)} cells, {arguments.repeats} rounds each")
     if todo:
