@@ -154,19 +154,23 @@ def run(arguments: Arguments) -> None:
 
 
 def begin(arguments: Any, device: torch.device) -> Bench:
-    """Return a bench without rows: the command line, and where and with which code it runs."""
+    """Write a bench without rows (the command line, where and with which code it runs) and return it.
+
+    So a folder that cannot be written is found out before anything runs.
+    """
     started, git = datetime.now(UTC), git_state(CONFIGS.parent)
-    return Bench(
+    bench = Bench(
         bench_id=bench_id(started, git["sha"]), status="running", git=git, environment=allocator_environment(),
         device=describe_device("cpu" if device.type == "cpu" else "gpu"), started_utc=started.isoformat(),
         arguments={key: value for key, value in asdict(arguments).items() if key not in ("out", "tables", "show")},
     )  # fmt: skip
+    bench.write(Path(arguments.out))
+    return bench
 
 
 def measure_cells(bench: Bench, todo: Sequence[Cell], rounds: Sequence[int], out: Path) -> Bench:
     """Return the bench with the rows of all cells, each timed in its number of rounds; write it after every cell."""
     clock = time.perf_counter()
-    bench.write(out)  # a folder that cannot be written is found out now
     for number, (cell, own) in enumerate(zip(todo, rounds, strict=True), 1):
         say(f"[{number}/{len(todo)}] {cell}")
         found = run_cell(cell, own)
@@ -179,7 +183,6 @@ def measure_cells(bench: Bench, todo: Sequence[Cell], rounds: Sequence[int], out
 def _measure(arguments: Arguments, device: torch.device) -> Bench:
     clock = time.perf_counter()
     bench, todo, out = begin(arguments, device), cells(arguments, device), Path(arguments.out)
-    bench.write(out)  # a folder that cannot be written is found out now
     name, threads = bench.device["name"], bench.device["threads"]
     say(f"device={device.type}: {name}, {threads} threads; {len(todo)} cells, {arguments.repeats} rounds each")
     if todo:

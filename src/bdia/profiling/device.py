@@ -1,4 +1,4 @@
-"""What a run runs on: the device of a name, and its description for the record."""
+"""What a run runs on: the device that was asked for, and its description for a record."""
 
 import platform
 from pathlib import Path
@@ -7,18 +7,6 @@ from typing import Any
 import torch
 
 from bdia import InvalidValueError
-
-
-def read_device(name: str) -> torch.device:
-    """Return the device.
-
-    Raises:
-        ValueError: it does not exist here.
-    """
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidValueError(f"device={name}: wanted cpu, or cuda with a CUDA GPU; set device") from error
 
 
 def describe_device(accelerator: str) -> dict[str, Any]:
@@ -32,6 +20,18 @@ def describe_device(accelerator: str) -> dict[str, Any]:
         "cuda": torch.version.cuda if on_gpu else None,
         "python": platform.python_version(),
     }
+
+
+def read_device(name: str) -> torch.device:
+    """Return the device.
+
+    Raises:
+        ValueError: it does not exist here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidValueError(f"device={name}: wanted cpu, or cuda with a CUDA GPU; set device") from error
 
 
 def _cpu_name() -> str:
