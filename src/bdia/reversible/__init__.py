@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what a type checker or an editor reads
     from bdia.reversible.stacks.base import BlockStack as BlockStack
     from bdia.reversible.stacks.bdia import BdiaStack as BdiaStack
     from bdia.reversible.stacks.checkpoint import CheckpointStack as CheckpointStack
+    from bdia.reversible.stacks.checkpoint import TwoLevelCheckpointStack as TwoLevelCheckpointStack
     from bdia.reversible.stacks.convert import convert as convert
     from bdia.reversible.stacks.convert import revert as revert
     from bdia.reversible.stacks.revvit import RevVitStack as RevVitStack
