@@ -8,6 +8,8 @@ import pytest
 from bdia.results import gather, table_text, write_record
 from bdia.results.figures import figures
 from bdia.results.report import build_report, main
+from bdia.results.store import read_remarks
+from helpers.places import ROOT
 from helpers.synthetic_records import BDIA, GAMMA, STANDARD, make_metrics, make_record, make_study
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -90,6 +92,25 @@ def test_markdown_table_holds_results_verdict_and_provenance(root):
     assert "- Paper's order BDIA 89.10 > standard (ViT) 88.15 > RevViT 86.22" in text.replace("&gt;", ">")
     assert "- commit abcdef012345 (clean): 10 run(s)" in text
     assert "1 x CPU (test), torch 2.14.0, fp32" in text
+
+
+def test_what_is_said_of_the_records_beside_them_stands_in_table_page_and_terminal(root, capsys):
+    (root / "table1_cifar10_cpu" / "README.md").write_text("# A heading\n\nRows were\ntaken out.\n\nTwice.\n")
+    (root / "bench").mkdir()
+    (root / "bench" / "README.md").write_text("of another kind\n")
+    assert main(["--results", str(root)]) == 0
+    table = (root / "tables" / "table1_cifar10_cpu.md").read_text(encoding="utf-8")
+    assert "\n- Rows were taken out.\n- Twice.\n" in table
+    for text in (table, (root / "report.html").read_text(encoding="utf-8"), capsys.readouterr().out):
+        assert "Rows were taken out." in text
+        assert "heading" not in text and "of another kind" not in text
+
+
+def test_the_edited_records_of_cifar_10_say_so():
+    remarks = read_remarks(ROOT / "results")
+    assert "nine records of commit 8f2bfb1 were edited" in remarks["table1_cifar10_cpu"][0]
+    table = (ROOT / "results" / "tables" / "table1_cifar10_cpu.md").read_text(encoding="utf-8")
+    assert remarks["table1_cifar10_cpu"][0] in table
 
 
 def test_broken_runs_are_rows_with_their_reason(root):

@@ -6,7 +6,7 @@ Run: python -m bdia.results.report --results results
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from bdia.results.figures import figures
 from bdia.results.published import CURVES_ONLY, data_name, paper_row, setting_differences
 from bdia.results.record import RecordError, RunRecord
 from bdia.results.statistics import Experiment, gather
-from bdia.results.store import read_records
+from bdia.results.store import read_records, read_remarks
 from bdia.results.tables import Table, details_table, markdown, markdown_text, plain, summary_table
 from bdia.results.variants import task_class
 from bdia.results.verdicts import verdicts
@@ -39,8 +39,8 @@ class Section:
     runs: list[RunRecord]
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "Section":
-        """Compute the section of one experiment."""
+    def of(cls, experiment: Experiment, remarks: Sequence[str] = ()) -> "Section":
+        """Compute the section of one experiment; `remarks` are what its README.md says."""
         names = sorted({data_name(record.config) for record in experiment.records})
         return cls(
             name=experiment.name,
@@ -48,7 +48,7 @@ class Section:
             summary=summary_table(experiment),
             details=details_table(experiment),
             verdicts=verdicts(experiment),
-            notes=notes(experiment),
+            notes=[*remarks, *notes(experiment)],
             figures=figures(experiment),
             provenance=provenance(experiment),
             runs=experiment.records,
@@ -73,7 +73,8 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
         RecordError: a file that is no record.
     """
     records, out_dir = _select(records_root, None), Path(out_dir)
-    sections = [Section.of(gathered) for gathered in gather(records)]
+    remarks = read_remarks(records_root)
+    sections = [Section.of(gathered, remarks.get(gathered.name, ())) for gathered in gather(records)]
     for section in sections:
         write_whole(out_dir / "tables" / f"{section.name}.md", section.to_markdown())
     environment = Environment(
@@ -87,12 +88,17 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
     return page
 
 
-def table_text(records: Sequence[RunRecord]) -> str:
-    """Return the tables, verdicts and notes of all experiments in the records, aligned for a terminal."""
+def table_text(records: Sequence[RunRecord], remarks: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Return the tables, verdicts and notes of all experiments in the records, aligned for a terminal.
+
+    Args:
+        remarks: of `read_remarks`.
+    """
     parts = []
     for experiment in gather(records):
         lines = [experiment.name, "", plain(summary_table(experiment)), ""]
-        parts.append("\n".join([*lines, *verdicts(experiment), *notes(experiment), *provenance(experiment)]))
+        lines += [*verdicts(experiment), *(remarks or {}).get(experiment.name, ())]
+        parts.append("\n".join([*lines, *notes(experiment), *provenance(experiment)]))
     return "\n\n\n".join(parts)
 
 
@@ -167,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         page = build_report(options.results, options.out or options.results)
-        print(table_text(_select(options.results, options.experiment)))
+        print(table_text(_select(options.results, options.experiment), read_remarks(options.results)))
     except (FileNotFoundError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

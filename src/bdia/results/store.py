@@ -48,6 +48,20 @@ def read_records(root: Path | str) -> list[RunRecord]:
     return [_read(path) for path in paths]
 
 
+def read_remarks(root: Path | str) -> dict[str, list[str]]:
+    """Return what is said of an experiment's records in `<experiment>/README.md`, beside them.
+
+    Returns:
+        experiment -> its paragraphs, without headings. Experiments without the file are left out.
+    """
+    remarks = {}
+    for path in sorted(Path(root).glob("*/README.md")):
+        if path.parent.name not in NOT_EXPERIMENTS:
+            paragraphs = (" ".join(part.split()) for part in path.read_text(encoding="utf-8").split("\n\n"))
+            remarks[path.parent.name] = [text for text in paragraphs if text and not text.startswith("#")]
+    return remarks
+
+
 def _read(path: Path) -> RunRecord:
     record = RunRecord.from_json(path.read_text(encoding="utf-8"), source=str(path))
     if (record.experiment, record.run_id) != (path.parent.name, path.stem):
