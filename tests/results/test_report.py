@@ -113,6 +113,13 @@ def test_the_edited_records_of_cifar_10_say_so():
     assert remarks["table1_cifar10_cpu"][0] in table
 
 
+def test_the_readme_of_the_results_describes_every_folder():
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    folders = [path.name for path in (ROOT / "results").iterdir() if path.is_dir()]
+    assert folders
+    assert [name for name in folders if f"`{name}" not in text] == []
+
+
 def test_broken_runs_are_rows_with_their_reason(root):
     build_report(root, root)
     text = (root / "tables" / "table1_cifar10_cpu.md").read_text(encoding="utf-8")

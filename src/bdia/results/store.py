@@ -6,7 +6,8 @@ from bdia import ExistingFileError, MissingFileError
 from bdia.data.files import write_whole
 from bdia.results.record import RecordError, RunRecord
 
-NOT_EXPERIMENTS = ("tables", "bench", "finetune_gamma", "gpu")  # folders beside the experiments that hold other things
+# Folders beside the experiments that hold other things.
+NOT_EXPERIMENTS = ("tables", "bench", "finetune_gamma", "gpu", "depth", "plans")
 
 
 def record_path(record: RunRecord, root: Path | str) -> Path:
