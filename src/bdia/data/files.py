@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def find(path: str | Path, data_dir: Path, wanted: str, key: str, embedded: str, folder: bool = False) -> Path:
-    """Return the first that is there of `data_dir`/path, `data_dir`/text/path and path.
+    """Return the first of `data_dir`/path, `data_dir`/text/path and path that exists.
 
     Args:
         path: of a file, or of a folder if `folder` is true.

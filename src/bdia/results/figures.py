@@ -17,7 +17,7 @@ from bdia.results.statistics import Experiment, Spread, Variant
 from bdia.reversible.stacks.registry import BY_CLASS
 
 OTHER_COLOUR = "#8A8A8A"  # of a stack that is not in the registry
-LINES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))  # variants of one stack share its hue
+LINES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))  # one per variant of a stack; they share its hue
 MARKERS = ("o", "s", "^", "D", "v")
 INK = "#010203"  # stands for the page's text colour, light or dark
 STYLE: dict[Any, Any] = {
@@ -34,11 +34,11 @@ STYLE: dict[Any, Any] = {
     **{key: INK for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")},
     "grid.color": INK,
 }
-CHARACTER, LINE = 0.085, 0.26  # inches that a character is wide and a line of a legend high, at most
+CHARACTER, LINE = 0.085, 0.26  # largest width of a character and height of a line in a legend, inches
 
 
 def styled_variants(experiment: Experiment) -> list[tuple[Variant, str, int]]:
-    """Return each variant with runs, its colour, and its place among the variants of its stack."""
+    """Return (variant, colour, place among the variants of its stack) for each variant that has runs."""
     shown = [variant for variant in experiment.variants if variant.runs]
     styled = []
     for variant in shown:
@@ -50,7 +50,7 @@ def styled_variants(experiment: Experiment) -> list[tuple[Variant, str, int]]:
 
 
 def _shade(colour: str, place: int, count: int) -> str:
-    """Return the stack's colour itself for a single variant, else its shade from dark to light."""
+    """Return the stack's colour if it has one variant; else a shade of it, darkest for the first variant."""
     if count == 1:
         return colour
     hue, _, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
@@ -58,7 +58,7 @@ def _shade(colour: str, place: int, count: int) -> str:
 
 
 def named(variant: Variant, n: int) -> str:
-    """Return the variant's entry in a legend."""
+    """Return the text of the variant in a legend."""
     return f"{variant.label} (n={n})"
 
 
@@ -99,7 +99,7 @@ def svg_text(figure: Figure, salt: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata=unnamed)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # ids of groups repeat from figure to figure and nothing refers to them
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # several figures have the same ids; nothing needs them
     text = re.sub(
         r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
     )
@@ -108,7 +108,7 @@ def svg_text(figure: Figure, salt: str) -> str:
 
 # --- the figures ---
 
-# What a peak is made of; a GPU's allocator knows only the second, coarser division.
+# The parts of a peak. A GPU's allocator tells only the two parts of the second row apart.
 MEMORY_PARTS = (
     {
         "peak_parameters": "#88CCEE",
@@ -124,7 +124,7 @@ MAX_POINTS = 400
 
 
 def figures(experiment: Experiment) -> dict[str, str]:
-    """Return {caption: SVG} of the figures the experiment's records have numbers for."""
+    """Return {caption: SVG}; a figure for which the records hold no numbers is left out."""
     result = experiment.result
     name = result.text.partition(",")[0]
     theirs = f" (the paper's {result.figure})" if result.figure and not experiment.fine_tunes else ""
@@ -207,7 +207,7 @@ def _memory_by_category(experiment: Experiment) -> Figure | None:
 
 
 def _part(variant: Variant, name: str) -> Spread | None:
-    """Return a part of the peak: the loss head is recorded within the activations and drawn beside them."""
+    """Return a part of the peak. Records count the loss head as activations; here it is a part of its own."""
 
     def measure(record: RunRecord) -> float | None:
         value = record.final(name)

@@ -13,12 +13,12 @@ TABLE_1 = "paper, Table 1"
 TABLE_2 = "paper, Table 2"
 STUDENT = "student implementation"  # independent, RTX 4060 laptop, float32, 400 epochs, one seed, best epoch
 
-# What a stack is, as far as the published rows tell stacks apart: for BDIA (class, gamma law, gamma, bits).
+# The forms of the stacks that have published figures; for BDIA (class, gamma law, gamma, bits).
 HALF_ON_GRID = (registry.BDIA.class_name, "TwoPoint", Fraction(1, 2), 9)
 HALF_IN_FLOAT = (registry.BDIA.class_name, "TwoPoint", Fraction(1, 2), None)
 ZERO_IN_FLOAT = (registry.BDIA.class_name, "Constant", Fraction(0), None)
 STANDARD, REVVIT = (registry.STANDARD.class_name,), (registry.REVVIT.class_name,)
-# What each stack of the paper is with the settings of its YAML file.
+# The form that a stack has with the settings of its YAML file.
 FORM_OF_STACK = {
     registry.STANDARD.name: STANDARD,
     registry.REVVIT.name: REVVIT,
@@ -54,7 +54,7 @@ PUBLISHED = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """One entry of the paper's setting: the config key, its words, and whether a value agrees with it."""
+    """One entry of the paper's setting: the config key, the wanted value as text, and a test of a value."""
 
     key: str
     text: str
@@ -98,7 +98,7 @@ CURVES_ONLY = {
 
 
 def data_name(config: Mapping[str, Any]) -> str:
-    """Return the name of the data set: `data.name`, the source of text, else the data module's class ("digits")."""
+    """Return the name of the data set: a text's source, `data.name`, or the data module's class ("digits")."""
     data = config.get("data") or {}
     if isinstance(data.get("source"), Mapping):
         return _source_name(data["source"])
@@ -106,7 +106,7 @@ def data_name(config: Mapping[str, Any]) -> str:
 
 
 def _source_name(source: Mapping[str, Any]) -> str:
-    """Return what the source reads, e.g. "Helsinki-NLP/opus_books"; the class where it reads nothing."""
+    """Return what the source reads, e.g. "Helsinki-NLP/opus_books"; the name of its class if it reads nothing."""
     paths = source.get("paths") or [source[key] for key in ("name", "folder", "file", "path") if source.get(key)]
     if isinstance(paths, str) or not paths:
         return str(paths or class_name(source))
@@ -114,9 +114,9 @@ def _source_name(source: Mapping[str, Any]) -> str:
 
 
 def published(config: Mapping[str, Any]) -> list[Published]:
-    """Return the published figures for a config's data and stack, the paper's own first; [] where there are none.
+    """Return the published figures for a config's data and stack, the paper's own first; [] if there are none.
 
-    None are of runs that start from trained weights.
+    There are none for runs that start from trained weights.
     """
     if config.get("weights"):
         return []

@@ -13,7 +13,7 @@ SCHEMA = 1
 STATUSES = ("ok", "failed", "oom", "interrupted")
 SPLITS = ("train", "val", "test", None)
 
-# A new measurement adds its line here; its unit can then be neither forgotten nor confused.
+# Every metric has one unit. A new measurement adds its line here.
 UNITS = {
     "accuracy": "%",
     "bleu": "points",
@@ -35,19 +35,19 @@ UNITS = {
     "val_documents": "count",
     "test_documents": "count",
     "reconstruction_error": "1",
-    "grid_bits": "bits",  # that stack.bits=auto chose
+    "grid_bits": "bits",  # chosen by stack.bits=auto
     "peak_allocated": "MiB",
     "peak_reserved": "MiB",
     "model_state": "MiB",
     "resident_data": "MiB",
     "activation_peak": "MiB",
     "side_information": "MiB",
-    "kept_blocks": "count",  # that stack.memory_budget has room for
+    "kept_blocks": "count",  # chosen by stack.memory_budget
     "peak_parameters": "MiB",
     "peak_gradients": "MiB",
     "peak_optimizer": "MiB",
     "peak_activations": "MiB",
-    "peak_loss_head": "MiB",  # of peak_activations: logits and the gradients that the head makes, its weight's too
+    "peak_loss_head": "MiB",  # a part of peak_activations: logits and the gradients that the head makes
     "peak_other": "MiB",
     "step_time": "ms",
     "epoch_time": "s",
@@ -81,7 +81,7 @@ class Metric:
     step: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a name, a unit or a split that readers would not understand."""
+        """Refuse an unknown name or split, another unit, a value that is no number."""
         if self.name not in UNITS:
             raise RecordError(f"name: saw {self.name!r}, want one of {', '.join(UNITS)} (add new ones to UNITS)")
         if self.unit != UNITS[self.name]:
@@ -96,7 +96,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything one run leaves behind; `results/<experiment>/<run_id>.json` is its file.
+    """One run: what was run, where, and what was measured. Its file is `results/<experiment>/<run_id>.json`.
 
     Args:
         git: {"sha": str, "dirty": bool}, see `git_state`.
@@ -127,7 +127,7 @@ class RunRecord:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        """Check what the types cannot say."""
+        """Check the record against the schema."""
         self.check()
 
     def check(self) -> None:
@@ -207,7 +207,7 @@ def _from_mapping(cls: type[RunRecord], raw: Any) -> RunRecord:
         raise RecordError(f"saw {type(raw).__name__}, want a mapping")
     if raw.get("schema") != SCHEMA:  # first: another schema may have other keys
         raise RecordError(f"schema: saw {raw.get('schema')!r}, want {SCHEMA}")
-    raw = {"signatures": {}} | raw  # the one key that schema 1 got later
+    raw = {"signatures": {}} | raw  # added to schema 1 later, so older records lack it
     _compare_keys({field.name for field in fields(RunRecord)}, set(raw), "")
     if not isinstance(raw["metrics"], list):
         raise RecordError(f"metrics: saw {type(raw['metrics']).__name__}, want a list")
@@ -252,5 +252,5 @@ def describe(error: BaseException) -> str:
 
 
 def without_folders(text: str) -> str:
-    """Cut absolute paths down to the file's name: records are public and the same on every machine."""
+    """Replace absolute paths by the file's name: records are public and must not depend on the machine."""
     return re.sub(r"(?<![\w.~/-])/(?:[^/\s'\"]+/)+", "", text)[:2000]

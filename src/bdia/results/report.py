@@ -110,11 +110,11 @@ def _select(records_root: Path | str, experiment: str | None) -> list[RunRecord]
     return records
 
 
-# --- what a reader must know beside a table ---
+# --- notes under a table ---
 
 
 def notes(experiment: Experiment) -> list[str]:
-    """Return what a reader must know beside the table: the setting, older runs left out, runs that broke."""
+    """Return the notes under the table: the setting, older runs left out, runs that broke."""
     configs = [variant.example.config for variant in experiment.variants]
     lines = list(dict.fromkeys(CURVES_ONLY[task] for task in map(task_class, configs) if task in CURVES_ONLY))
     compared = [config for config in configs if paper_row(config) or task_class(config) in CURVES_ONLY]
@@ -130,7 +130,10 @@ def notes(experiment: Experiment) -> list[str]:
 
 
 def failure_reason(error: str | None) -> str:
-    """Return the telling line of a run's error; Hydra writes the target, then the cause, then "full_key: ..."."""
+    """Return the line of a run's error that says why it broke.
+
+    Hydra's errors have three parts: the target, the cause, then "full_key: ...".
+    """
     lines = [line.strip() for line in (error or "no reason recorded").splitlines() if line.strip()]
     keys = [line for line in lines if line.startswith("full_key:")]
     told = [line for line in lines if line not in keys] or ["no reason recorded"]

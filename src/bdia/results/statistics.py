@@ -86,11 +86,11 @@ ACCURACY = Result("accuracy", "accuracy, %", True, "ImageClassification", False,
 BLEU = Result("bleu", "BLEU", True, "Translation", False, ("loss",), "Fig. 4, translation")
 PROMPTS = Result("bleu", "BLEU", True, "DataToText", False, ("loss",), "")
 PERPLEXITY = Result("perplexity", "perplexity", False, "LanguageModeling", True, ("loss",), "Fig. 5, GPT-2")
-RESULTS = (BLEU, PROMPTS, ACCURACY, PERPLEXITY)  # in this order, as translation has a perplexity, too
+RESULTS = (BLEU, PROMPTS, ACCURACY, PERPLEXITY)  # the order matters: translation also has a perplexity
 
 
 def result_of(records: Sequence[RunRecord]) -> Result:
-    """Return the result of the records' task; for a task of another name, the first that the records hold."""
+    """Return the result of the records' task. For an unknown task: the first of `RESULTS` that the records hold."""
     tasks = {task_class(record.config) for record in records}
     held = {row.name for record in records for row in record.metrics}
     return next(
@@ -101,12 +101,12 @@ def result_of(records: Sequence[RunRecord]) -> Result:
 
 @dataclass(frozen=True)
 class Variant:
-    """The runs of one experiment that differ in nothing but the seed.
+    """The runs of one experiment whose settings differ in the seed only.
 
     Args:
-        settings: the (key, value) pairs that set this variant apart.
-        runs: the newest ok record of each seed, by seed: what the numbers are made of.
-        older: ok records that a newer one of the same seed replaces.
+        settings: the (key, value) pairs in which this variant differs from the others.
+        runs: the newest ok record of each seed, ordered by seed. All numbers are computed from these.
+        older: ok records of a seed that has a newer ok record.
         broken: failed, out-of-memory and interrupted records.
     """
 
@@ -118,7 +118,7 @@ class Variant:
 
     @property
     def example(self) -> RunRecord:
-        """Any record of the variant: they share every entry that matters."""
+        """One record of the variant; its config has the variant's settings."""
         return [*self.runs, *self.broken][0]
 
     @property
@@ -128,7 +128,7 @@ class Variant:
 
     @property
     def setting_beside_stack(self) -> Settings:
-        """What the variant shares with the baseline it is to be compared with."""
+        """The settings outside the stack; a baseline to compare with has the same."""
         return tuple(pair for pair in self.settings if not pair[0].startswith("stack."))
 
     @property
@@ -147,7 +147,7 @@ class Variant:
         return Spread.of(values) if values else None
 
     def curve(self, name: str, split: str | None = None) -> list[tuple[int, Spread]]:
-        """Return (step, spread) at every step that all runs with this curve measured."""
+        """Return (step, spread) for the steps that are in the curves of all runs that have this curve."""
         curves = [{row.step: row.value for row in record.curve(name, split)} for record in self.runs]
         curves = [curve for curve in curves if curve]
         shared = sorted(step for step in set.intersection(*map(set, curves)) if step is not None) if curves else []
@@ -174,7 +174,7 @@ class Experiment:
 
     @property
     def result_split(self) -> str:
-        """The split of the result: "test", or "val" where no run was tested or the best epoch is meant."""
+        """The split of the result: "val" if no run was tested or the result is that of the best epoch, else "test"."""
         tested = any(variant.spread(self.result.name, "test") for variant in self.variants)
         return "test" if tested and not self.result.at_best else "val"
 
@@ -186,19 +186,19 @@ class Experiment:
         return variant.spread_of(lambda record: value_of(record.best(result.name, self.result_split, result.higher)))
 
     def baseline(self, variant: Variant) -> Variant | None:
-        """Return the standard stack's variant with the same setting, or None where there is none with an ok run."""
+        """Return the standard stack's variant with the same settings outside the stack; None if it has no ok run."""
         standard = [other for other in self.variants if other.stack == STANDARD.class_name and other.runs]
         same = [other for other in standard if other.setting_beside_stack == variant.setting_beside_stack]
         return same[0] if same else None
 
 
 def value_of(row: Metric | None) -> float | None:
-    """Return the value of a row that may be missing."""
+    """Return the row's value, or None for no row."""
     return row.value if row else None
 
 
 def gather(records: Sequence[RunRecord]) -> list[Experiment]:
-    """Return the experiments by name, the variants of each in the order of the registry of stacks, then by setting."""
+    """Return the experiments ordered by name; their variants in the registry's order of stacks, then by settings."""
     ordered = sorted(records, key=lambda record: (record.experiment, record.run_id))
     return [_experiment(name, list(members)) for name, members in groupby(ordered, lambda record: record.experiment)]
 

@@ -1,4 +1,4 @@
-"""Write and read `results/<experiment>/<run_id>.json`: whole or not at all, never twice."""
+"""Write and read the records `results/<experiment>/<run_id>.json`. A record is never overwritten."""
 
 from pathlib import Path
 

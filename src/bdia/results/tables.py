@@ -8,7 +8,7 @@ from bdia.results.published import paper_row, published
 from bdia.results.record import SPLITS, UNITS, Metric, RunRecord
 from bdia.results.statistics import NONE, Experiment, Spread, Variant
 
-TITLES = {"bleu": "BLEU", "chrf": "chrF"}  # where a metric's name is not its title
+TITLES = {"bleu": "BLEU", "chrf": "chrF"}  # titles of metrics that differ from their names
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Table:
 
 
 def markdown(table: Table) -> str:
-    """Return the table in Markdown; a cell cannot break out of its column or carry HTML."""
+    """Return the table in Markdown, with the cells' special characters escaped."""
     lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.rows]
     return "\n".join("| " + " | ".join(markdown_text(cell) for cell in line) + " |" for line in lines)
 
 
 def markdown_text(text: str) -> str:
-    """Return the text with the characters escaped that Markdown would read as a column, HTML or a new line."""
+    """Return the text on one line, with the characters escaped that Markdown reads as a column or HTML."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
     return " ".join(escaped.split())
 
@@ -109,11 +109,11 @@ def _short(spread: Spread | None, digits: int = 2) -> str:
 
 def _unigram_cell(variant: Variant) -> str:
     found = variant.spread("unigram_perplexity")
-    return f"{found.mean:,.1f}" if found else NONE  # of the data: seeds do not change it
+    return f"{found.mean:,.1f}" if found else NONE  # it depends on the data alone, so it has no deviation over seeds
 
 
 def _step_of_best(variant: Variant) -> str:
-    """Return e.g. "400 ± 50 of 2,000" optimizer steps; the end where the model does not over-fit."""
+    """Return the optimizer step with the best validation perplexity, e.g. "400 ± 50 of 2,000"."""
 
     def best(record: RunRecord) -> Metric | None:
         return record.best("perplexity", "val", higher=False)
@@ -138,7 +138,7 @@ def _with_ratio(experiment: Experiment, name: str) -> Callable[[Variant], str]:
         standard = baseline and baseline.spread(name)
         if not ours:
             return NONE
-        # A spread of more than 1 % is a warning: the machine was not quiet, or the runs were not alike.
+        # A deviation above 1 % is shown: other programs ran on the machine, or the runs were not alike.
         text = f"{ours.mean:.1f} ± {ours.std:.1f}" if ours.std > 0.01 * ours.mean else f"{ours.mean:.1f}"
         return f"{text} ({ours.mean / standard.mean:.2f}x)" if standard else text
 
@@ -149,7 +149,7 @@ def _with_ratio(experiment: Experiment, name: str) -> Callable[[Variant], str]:
 
 
 def details_table(experiment: Experiment) -> Table:
-    """Return one row per measured quantity (final values, mean ± std) and per published figure, variants as columns."""
+    """Return a row per measured quantity (final values, mean ± std) and published figure, a column per variant."""
     rows = []
     for name, unit in UNITS.items():
         for split in SPLITS:

@@ -8,7 +8,7 @@ from typing import Any
 from bdia.results.record import RunRecord
 from bdia.reversible.stacks.registry import BY_CLASS, STANDARD
 
-# Entries that never make a variant: the seed, where things lie on disk, and what only logs or measures.
+# Two runs that differ only in these entries are one variant: the seed, places on the disk, loggers, callbacks.
 IGNORED_GROUPS = {"seed", "name", "experiment", "paths", "logger", "callbacks"}
 IGNORED_NAMES = {"seed", "data_dir", "cache_dir", "download", "default_root_dir", "accelerator", "devices"}
 IGNORED_NAMES |= {"enable_progress_bar", "enable_model_summary", "log_every_n_steps"}
@@ -18,7 +18,7 @@ Settings = tuple[tuple[str, Any], ...]
 
 
 def class_name(node: Any) -> str:
-    """Return the class a config node names in `_target_`, without its module ("" where it names none)."""
+    """Return the name of the class in a config node's `_target_`, without its module; "" if it has none."""
     return str(node.get("_target_", "")).rpartition(".")[2] if isinstance(node, Mapping) else ""
 
 
@@ -33,7 +33,7 @@ def task_class(config: Mapping[str, Any]) -> str:
 
 
 def stack_name(config: Mapping[str, Any]) -> str:
-    """Return the name a reader knows the stack by, e.g. "BDIA"; a class without one keeps its own name."""
+    """Return the stack's label of the registry, e.g. "BDIA"; the name of the class if it is not there."""
     name = stack_class(config)
     if (name, task_class(config)) == (STANDARD.class_name, "ImageClassification"):
         return "standard (ViT)"  # as in the paper's tables
@@ -41,7 +41,7 @@ def stack_name(config: Mapping[str, Any]) -> str:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return {"a.b.c": scalar} of the entries that can make a variant; lists become their JSON text."""
+    """Return {"a.b.c": scalar} of the entries in which variants can differ; lists become their JSON text."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         key = f"{prefix}{name}"
@@ -58,9 +58,9 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differing_settings(records: Sequence[RunRecord]) -> list[Settings]:
     """Return, for each record, the (key, value) pairs in which it differs from the experiment's other records.
 
-    A key is compared only among records whose enclosing nodes name the same classes: `stack.bits` differs where two
-    BDIA runs have different bits, not because a baseline has none. The stack's class always counts; the device's name
-    counts where the records come from several devices, so that times of two devices are never averaged.
+    A key is compared among those records only whose nodes around it name the same classes. So `stack.bits` differs if
+    two BDIA runs have different bits; that a baseline has no bits does not count. The stack's class is always among the
+    pairs. The device's name is if the records come from several devices: their times must not be averaged.
     """
     flats = [flatten(record.config) | {"device": record.device["name"]} for record in records]
     values: dict[tuple[str, Settings], set[Any]] = defaultdict(set)
@@ -80,7 +80,7 @@ def differing_settings(records: Sequence[RunRecord]) -> list[Settings]:
 
 def _enclosing_classes(flat: Mapping[str, Any], key: str) -> Settings:
     parts = key.split(".")
-    if parts[-1] == "_target_":  # the class of a node is judged by what encloses the node
+    if parts[-1] == "_target_":  # to compare the class of a node, look at the nodes around it
         parts = parts[:-1]
     prefixes = [".".join(parts[:depth]) for depth in range(1, len(parts))]
     return tuple((prefix, flat.get(f"{prefix}._target_")) for prefix in prefixes)
@@ -107,7 +107,7 @@ def gamma_text(gamma: Any) -> str:
         return str(gamma)
     name = class_name(gamma)
     arguments = {key: value for key, value in gamma.items() if not key.startswith("_")}
-    if arguments.get("per") == "sample":  # the paper's way, not worth a word
+    if arguments.get("per") == "sample":  # as in the paper, so it is not shown
         del arguments["per"]
     if name == "TwoPoint" and set(arguments) == {"value"}:
         return f"±{arguments['value']}"

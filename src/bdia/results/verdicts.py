@@ -1,4 +1,4 @@
-"""Say whether what the paper claims is so in our runs, whichever way it comes out, in one line per comparison.
+"""Say whether the paper's claims hold in our runs, one line per comparison; a claim that does not hold is said too.
 
 Images: the order of the stacks in Table 1. Text: what the curves of Figs. 4 and 5 show; the paper has no numbers for
 them. Fine-tuning: the paper says that BDIA suits it, and has no numbers that are known here.
@@ -18,7 +18,7 @@ Standing = tuple[Variant, Spread, float]  # a variant, our accuracy, the accurac
 
 
 def verdicts(experiment: Experiment) -> list[str]:
-    """Return what the runs say on what the paper says of their task; [] where nothing can be compared."""
+    """Return the comparisons with the paper's claims on the runs' task; [] if nothing can be compared."""
     if experiment.name.endswith("_smoke"):
         return ["A smoke run: too short to say anything on the paper's claims."]
     if experiment.fine_tunes:
@@ -28,7 +28,10 @@ def verdicts(experiment: Experiment) -> list[str]:
 
 
 def image_verdicts(experiment: Experiment) -> list[str]:
-    """Return one line on the paper's order, then one per neighbouring pair; the bare claim where it has no numbers."""
+    """Return one line on the paper's order of stacks, then one for each two neighbours in it.
+
+    Where the paper has no numbers for these runs, its claim alone is tested: BDIA is better than the standard stack.
+    """
     lines: list[str] = []
     for standings in _by_setting(experiment).values():
         ranked = sorted(standings, key=lambda standing: -standing[2])
@@ -76,13 +79,13 @@ def _claim_lines(experiment: Experiment) -> list[str]:
 
 # --- text models and fine-tuning ---
 
-# An entry whose name holds one of these is an ordinary regulariser.
+# A setting whose name contains one of these words regularises.
 REGULARISERS = ("dropout", "drop_path", "weight_decay", "smoothing")
 WHEN = {"val": " (there after about 200 epochs)", "train": ""}
 
 
 def translation_claims(experiment: Experiment) -> list[str]:
-    """Return, for each BDIA variant beside its baseline, both halves of Fig. 4's claim and the difference in BLEU."""
+    """Test both halves of Fig. 4's claim for each BDIA variant and its baseline; add the difference in BLEU."""
     lines = []
     for variant, baseline in _pairs(experiment):
         for split, side, sign in (("val", "below", -1), ("train", "above", 1)):
@@ -102,7 +105,7 @@ def translation_claims(experiment: Experiment) -> list[str]:
 
 
 def fine_tuning_lines(experiment: Experiment) -> list[str]:
-    """Return, for each BDIA variant beside its baseline, the difference in the result and in peak memory."""
+    """Return the difference in the result and in peak memory between each BDIA variant and its baseline."""
     result, lines = experiment.result, []
     for variant, baseline in _pairs(experiment):
         ours, theirs = experiment.outcome(variant), experiment.outcome(baseline)
@@ -120,7 +123,7 @@ def fine_tuning_lines(experiment: Experiment) -> list[str]:
 
 
 def overfitting_claims(experiment: Experiment) -> list[str]:
-    """Return Fig. 5's claim for each BDIA variant: against its baseline, then against more regularised ones."""
+    """Test Fig. 5's claim for each BDIA variant: against its baseline, then against more regularised baselines."""
     claim = "Paper's claim (Fig. 5, no numbers): BDIA strongly delays over-fitting"
     lines = [_overfitting_line(claim, *pair) for pair in _pairs(experiment)]
     claim = "Not in the paper: BDIA over-fits less than standard with more regularisation"
@@ -129,7 +132,7 @@ def overfitting_claims(experiment: Experiment) -> list[str]:
 
 
 def _pairs(experiment: Experiment) -> Iterator[tuple[Variant, Variant]]:
-    """Yield each BDIA variant with the standard stack of the same other settings."""
+    """Yield each BDIA variant with the standard stack's variant of the same settings outside the stack."""
     for variant in experiment.variants:
         baseline = experiment.baseline(variant)
         if variant.stack == BDIA.class_name and variant.runs and baseline:
@@ -137,7 +140,7 @@ def _pairs(experiment: Experiment) -> Iterator[tuple[Variant, Variant]]:
 
 
 def _rivals(experiment: Experiment) -> Iterator[tuple[Variant, Variant]]:
-    """Yield each BDIA variant with every standard stack that differs from it in more regularisation alone."""
+    """Yield each BDIA variant with every standard variant that differs from it only in being regularised more."""
     for variant in experiment.variants:
         for other in experiment.variants:
             if variant.stack == BDIA.class_name and other.stack == STANDARD.class_name and variant.runs and other.runs:
@@ -194,7 +197,7 @@ def _nat(ours: Spread, theirs: Spread) -> str:
 
 
 def _length(variant: Variant) -> str:
-    """Return how long was trained: "after 40 epochs", or the optimizer steps where steps are the limit."""
+    """Return the length of the training: "after 40 epochs", or "after 2000 steps" if steps are its limit."""
     trainer: dict[str, Any] = variant.example.config.get("trainer") or {}
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps")
     if isinstance(epochs, int) and epochs > 0 and steps in (None, -1):
