@@ -20,7 +20,7 @@ setup: $(VENV)/.ready ## create .venv with the pinned packages (2.5 minutes, 6.6
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,launchers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,launchers]'
 	@touch $@
 
 demo: setup ## the four stacks on embedded digits: accuracy, peak memory, time (under 4 minutes on 2 cores)

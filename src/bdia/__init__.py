@@ -1,8 +1,18 @@
 """BDIA-transformer: exact bit-level reversible training of standard transformers (arXiv 2407.09093)."""
 
+from __future__ import annotations
+
+import importlib
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from typing import Any
+from importlib.util import resolve_name
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers; at run time each is imported when it is asked for
+    from bdia.reversible import BdiaStack, TwoPoint, convert, register_adapter, revert
+    from bdia.train.export import export
+
+__version__ = "0.2.0.dev0"
 
 
 class BdiaError(Exception):
@@ -29,6 +39,46 @@ class ExistingFileError(BdiaError, FileExistsError):
     """A file or folder that is there and would be overwritten."""
 
 
+class MissingExtraError(BdiaError, ModuleNotFoundError):
+    """A package that one of our extras installs is not there."""
+
+
+# What each extra of pyproject.toml brings, by the name that is imported; torch alone is always there.
+_EXTRAS = {
+    "train": (
+        *("torchvision", "timm", "safetensors", "lightning", "hydra", "omegaconf", "yaml", "filelock", "wandb"),
+        *("torchmetrics", "tokenizers", "sacrebleu", "num2words", "numpy", "scipy", "sklearn"),
+    ),
+    "report": ("matplotlib", "jinja2"),
+    "hf": ("transformers", "peft", "accelerate"),
+    "hub": ("datasets", "huggingface_hub"),
+}
+_EXTRA_OF = {package: extra for extra, packages in _EXTRAS.items() for package in packages}
+
+
+def import_module(name: str, package: str | None = None) -> ModuleType:
+    """Import a module of ours; where a package of an extra is not there, say which extra brings it.
+
+    Args:
+        name, package: as `importlib.import_module` takes them.
+    Raises:
+        MissingExtraError: an import inside needs an extra that is not installed.
+    """
+    try:
+        return importlib.import_module(name, package)
+    except MissingExtraError:
+        raise
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA_OF:
+            raise
+        raise MissingExtraError(
+            f"{resolve_name(name, package)} needs the package {missing}, which is not installed: "
+            f"pip install 'bdia[{_EXTRA_OF[missing]}]'",
+            name=missing,
+        ) from error
+
+
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a package's `__getattr__` (PEP 562), which imports the module of a public name when it is asked for.
 
@@ -52,12 +102,20 @@ _MODULES = {
 
 __all__ = [
     "BdiaError",
+    "BdiaStack",
     "ExistingFileError",
     "InvalidTypeError",
     "InvalidValueError",
+    "MissingExtraError",
     "MissingFileError",
+    "TwoPoint",
     "UnsupportedError",
+    "__version__",
+    "convert",
+    "export",
+    "import_module",
     "lazy_names",
-    *_MODULES,
+    "register_adapter",
+    "revert",
 ]
 __getattr__ = lazy_names(__name__, _MODULES)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from bdia.data.module import DataModule
     from bdia.tasks import Task
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+_PACKAGED = Path(__file__).parent / "configs"  # in an installed package; a checkout has them at its top
+CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
 
 # What Lightning says of normal runs here: a run's folder holds its config and checkpoint, short epochs are meant.
 EXPECTED_WARNINGS = (

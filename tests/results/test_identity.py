@@ -46,3 +46,9 @@ def test_records_of_the_same_sweep_do_not_make_the_tree_dirty(repository):
 def test_outside_a_repository_the_commit_is_unknown_and_never_clean(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert git_state(tmp_path) == {"sha": "unknown", "dirty": True}
+
+
+def test_a_repository_around_installed_packages_is_not_their_commit(repository):
+    package = repository / ".venv" / "lib" / "python3.11" / "site-packages" / "bdia"
+    package.mkdir(parents=True)
+    assert git_state(package) == {"sha": "unknown", "dirty": True}

@@ -39,8 +39,11 @@ def run_id(started: datetime, sha: str, config_sha: str, seed: int) -> str:
 def git_state(path: Path | str) -> dict[str, Any]:
     """Return {"sha", "dirty"} of the repository around `path`; sha "unknown" (and dirty) where there is none.
 
-    Files under the repository's `results/` do not count as dirty: the runs of one sweep write there.
+    Files under the repository's `results/` do not count as dirty: the runs of one sweep write there. For an installed
+    package the commit is unknown: a repository around its folder is that of a project which uses it.
     """
+    if {"site-packages", "dist-packages"} & set(Path(path).resolve().parts):
+        return {"sha": "unknown", "dirty": True}
     sha = _git(path, "rev-parse", "--verify", "HEAD")
     changes = _git(path, "status", "--porcelain", "--", ":(top)", ":(top,exclude)results")
     if sha is None or changes is None:
