@@ -37,9 +37,10 @@ test: setup ## the fast tests (under 8 minutes on 2 cores)
 test-slow: setup ## all tests: the slow ones, and those for a GPU where there is one
 	$(PYTEST)
 
-lint: setup ## ruff: errors, imports, docstrings, format
+lint: setup ## ruff: errors, imports, docstrings, format; mypy: types, strictly in bdia.reversible (half a minute)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: setup ## step time, throughput, memory of every stack, depth and model (80 minutes on 2 cores; QUICK=1: three)
 	$(BIN)/python scripts/bench.py $(if $(filter-out 0 no,$(QUICK)),--quick)
@@ -60,5 +61,5 @@ reproduce-gpt2: setup ## Fig. 5, GPT-2 on little text, loss and perplexity [SCAL
 	$(BIN)/python scripts/reproduce.py gpt2 --scale "$(SCALE)" --seeds $(SEEDS) --data-dir "$(DATA)"
 
 clean: ## remove .venv, caches and runs/ (checkpoints, logs); records in results/ stay
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

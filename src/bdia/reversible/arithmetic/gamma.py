@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,7 +87,11 @@ class GammaLaw:
         reversible: False where gamma can be a value without an exact inverse.
     """
 
-    side_bits: int
+    if TYPE_CHECKING:  # an attribute of most laws, a property of those that change
+
+        @property
+        def side_bits(self) -> int: ...  # noqa: D102
+
     reversible: bool
 
     def sample(
@@ -119,6 +123,8 @@ class Discrete(GammaLaw):
         reversible: False where gamma can be 0, which has no inverse.
     """
 
+    side_bits: int
+
     def __init__(self, weights: Mapping[str | float | Fraction, float], per: str = "sample") -> None:
         self.weights = {as_fraction(value): float(weight) for value, weight in weights.items()}
         self.per = _check_per(per)
@@ -147,7 +153,8 @@ class Discrete(GammaLaw):
     def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Bounds of the fractions' shares of [0, 1), and (p, q) of each; copied to a device once, for a copy waits."""
         if device not in self._tables:
-            self._tables[device] = tuple(part.to(device) for part in self._tables[torch.device("cpu")])
+            bounds, parts = self._tables[torch.device("cpu")]
+            self._tables[device] = bounds.to(device), parts.to(device)
         return self._tables[device]
 
     def __repr__(self) -> str:

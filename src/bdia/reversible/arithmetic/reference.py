@@ -4,6 +4,7 @@ Source: Zhang, Lewis, Kleijn, ICML 2025 (PMLR 267), section 4.3. Shape letters: 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +17,11 @@ class _RoundStraightThrough(Function):
     """Q_l[z] = u * round(z / u), u = 2^-l, with dQ_l/dz = 1."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, bits: int) -> Tensor:
+    def forward(ctx: Any, z: Tensor, bits: int) -> Tensor:
         return torch.round(z.float() / 2.0**-bits) * 2.0**-bits + 0.0  # + 0.0: the grid has one zero, without a sign
 
     @staticmethod
-    def backward(ctx, grad_q: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_q: Tensor) -> tuple[Tensor, None]:
         return grad_q, None
 
 
@@ -40,14 +41,16 @@ def reference_forward(
     """
 
     def q_l(z: Tensor) -> Tensor:
-        return _RoundStraightThrough.apply(z, bits)
+        rounded: Tensor = _RoundStraightThrough.apply(z, bits)
+        return rounded
 
     u = 2.0**-bits
     states = [q_l(x)]
     states.append(q_l(blocks[0](states[0])))
     for k in range(1, len(blocks)):
-        x_prev, x_curr, y = states[k - 1], states[k], blocks[k](states[k])
-        gamma, q = (part.view(-1, *[1] * (x.dim() - 1)) for part in (gammas[k].value, gammas[k].denominator))
+        x_prev, x_curr, y, fraction = states[k - 1], states[k], blocks[k](states[k]), gammas[k]
+        assert fraction is not None
+        gamma, q = (part.view(-1, *[1] * (x.dim() - 1)) for part in (fraction.value, fraction.denominator))
         side = torch.remainder(-x_prev.detach() / u, q)
         states.append(q_l(gamma * (x_prev + side * u)) + q_l((1 + gamma) * y.float() - 2 * gamma * x_curr))
     return states

@@ -31,10 +31,14 @@ class Rule(Protocol):
     `side_bits` per activation; `invertible` where `invert` exists, `exact` where it is bit for bit.
     """
 
-    bits: int | None
-    side_bits: int
-    invertible: bool
-    exact: bool
+    @property
+    def bits(self) -> int | None: ...  # noqa: D102
+    @property
+    def side_bits(self) -> int: ...  # noqa: D102
+    @property
+    def invertible(self) -> bool: ...  # noqa: D102
+    @property
+    def exact(self) -> bool: ...  # noqa: D102
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """Return x_next and side."""
@@ -100,6 +104,7 @@ class BdiaRule:
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """See `bdia_step`."""
+        assert x_prev is not None
         return exact_step(x_prev, x_curr, y, self.coefficients(x_curr.dim(), rows))
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
@@ -126,6 +131,7 @@ class FloatBdiaRule:
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """x_next = gamma x_prev + (1 + gamma) y - 2 gamma x_curr."""
+        assert x_prev is not None
         gamma = column(self.gamma[rows], x_curr.dim())
         return _round(gamma * x_prev + (1 + gamma) * y.float() - 2 * gamma * x_curr, self.bits), None
 
@@ -159,6 +165,7 @@ class CouplingRule:
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """x_next = x_prev + Q[y]."""
+        assert x_prev is not None
         return _round(y, self.bits).add_(x_prev), None
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:

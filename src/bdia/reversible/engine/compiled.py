@@ -8,6 +8,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,13 +80,14 @@ def run_compiled(function: Callable[..., None], out: Tensor, *arguments: object,
 @functools.cache
 def _compiled(function: Callable[..., None], device: str) -> Callable[..., None]:
     # Without these limits the compiler writes intermediate tensors out, and the pass becomes three.
-    options = {"realize_opcount_threshold": 10**4, "realize_reads_threshold": 10**4}
+    options: dict[str, Any] = {"realize_opcount_threshold": 10**4, "realize_reads_threshold": 10**4}
     if device == "cuda":  # a fused multiply-add would change bits: Triton is told so, the CPU's compiler makes none
         options["emulate_precision_casts"] = True
-    settings = {"dynamic": True, "fullgraph": True, "options": options}
+    settings: dict[str, Any] = {"dynamic": True, "fullgraph": True, "options": options}
     if "recompile_limit" in inspect.signature(torch.compile).parameters:  # torch 2.14; one kernel per law, dtype, ...
         settings["recompile_limit"] = KERNELS_AT_MOST
-    return torch.compile(function, **settings)
+    kernel: Callable[..., None] = torch.compile(function, **settings)
+    return kernel
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -54,21 +54,21 @@ def update_kernel(
     """
     x_next = torch.empty_like(x_curr, memory_format=torch.contiguous_format)
     packed = x_curr.new_empty(packed_shape(x_curr.shape, rule.side_bits), dtype=torch.uint8) if note else None
-    if isinstance(rule, BdiaRule) and _fits_a_kernel(kernel, x_next):
+    if isinstance(rule, BdiaRule) and x_prev is not None and _fits_a_kernel(kernel, x_next):
         peaks = x_next.new_empty(len(x_next))
         sums = x_next.new_empty(len(x_next), dtype=torch.int32) if verify else None
-        tensors = (*map(_lanes, (x_next, x_prev, x_curr, y)), packed, peaks, sums, rule.coefficients(3))
-        if run_compiled(_fused_forward, *tensors, required=kernel == "compiled"):
-            total = sums.sum(dtype=torch.int32) if verify else None
+        out, *tensors = map(_lanes, (x_next, x_prev, x_curr, y))
+        written = packed, peaks, sums
+        if run_compiled(_fused_forward, out, *tensors, *written, rule.coefficients(3), required=kernel == "compiled"):
+            total = None if sums is None else sums.sum(dtype=torch.int32)
             return UpdateResult(x_next, packed, peaks.amax() * units(rule.bits), total)
     for rows in _slices(x_curr):
         before = None if x_prev is None else x_prev[rows]
         x_next[rows], side = rule.advance(before, x_curr[rows], y[rows], rows)
-        if note and side is not None and rule.side_bits:
+        if packed is not None and side is not None and rule.side_bits:
             packed[rows] = pack_residues(side, rule.side_bits)
-    on_grid = rule.bits is not None and x_next.numel()
-    peak = largest_magnitude(x_next) * units(rule.bits) if on_grid else None
-    return UpdateResult(x_next, packed, peak, bit_sum(x_prev) if verify else None)
+    peak = largest_magnitude(x_next) * units(rule.bits) if rule.bits is not None and x_next.numel() else None
+    return UpdateResult(x_next, packed, peak, bit_sum(x_prev) if verify and x_prev is not None else None)
 
 
 def inverse_kernel(
@@ -76,8 +76,8 @@ def inverse_kernel(
 ) -> Tensor | None:
     """Invert an update in place: `x` is x_next and becomes x_prev. Return the sum of its bits if `verify`."""
     if isinstance(rule, BdiaRule) and _fits_a_kernel(kernel, x):
-        tensors = (*map(_lanes, (x, x_curr, y)), packed, rule.coefficients(3))
-        if run_compiled(_fused_inverse, *tensors, required=kernel == "compiled"):
+        out, *tensors = map(_lanes, (x, x_curr, y))
+        if run_compiled(_fused_inverse, out, *tensors, packed, rule.coefficients(3), required=kernel == "compiled"):
             return bit_sum(x) if verify else None
     for rows in _slices(x_curr):
         side = unpack_residues(packed[rows], rule.side_bits, x_curr[rows].shape) if rule.side_bits else None
@@ -100,12 +100,12 @@ def gradient_kernel(
     Args:
         through_block: what the block sends x_curr. All tensors (B, ...), factors (B, 1, ..., 1) or 0 or 1.
     """
-    needs_prev = needs_prev and not _is_zero(factors.x_prev)
-    if not (needs_prev and isinstance(factors.x_curr, Tensor)) or torch.is_grad_enabled():
-        zero = _is_zero(factors.x_curr)  # RevViT's and Euler's: no sum
-        grad_x_curr = through_block if zero else through_block + scaled(factors.x_curr, grad_x_next)
-        return grad_x_curr, scaled(factors.x_prev, grad_x_next) if needs_prev else None
     to_curr, to_prev = factors.x_curr, factors.x_prev
+    needs_prev = needs_prev and not _is_zero(to_prev)
+    if not (needs_prev and isinstance(to_curr, Tensor) and isinstance(to_prev, Tensor)) or torch.is_grad_enabled():
+        zero = _is_zero(to_curr)  # RevViT's and Euler's: no sum
+        grad_x_curr = through_block if zero else through_block + scaled(to_curr, grad_x_next)
+        return grad_x_curr, scaled(to_prev, grad_x_next) if needs_prev else None
     found = [torch.empty_like(grad_x_next, memory_format=torch.contiguous_format) for _ in range(2)]
     if _fits_a_kernel(kernel, found[0]):
         tensors = [_lanes(x) for x in (*found, through_block, grad_x_next)]

@@ -21,7 +21,7 @@ from bdia.reversible.engine.recompute import Contexts, recompute_contexts
 DrawRule = Callable[[int, int, Tensor], Rule]
 
 
-class _Flag(contextlib.AbstractContextManager):
+class _Flag(contextlib.AbstractContextManager[None, None]):
     """True inside the `with`: tells checkpoint's recomputation from the first forward."""
 
     active = False
@@ -53,15 +53,22 @@ class OpenPass:
         both: bool = False,
         operators: tuple[Any, ...] = (),
     ) -> None:
-        self.settings, self.streams = settings, Pass(settings, x)
+        self.settings = settings
+        self._streams: Pass | None = Pass(settings, x)
         self.taken, self.with_gradients = 0, torch.is_grad_enabled()
         self._draw, self._dtype, self._operators = draw, dtype, operators
         self._handle_prev: Tensor | None = Handle.apply(x) if both else None
         self._handed: weakref.ref[Tensor] | None = None
-        self._memory: tuple[object, ...] = ()
+        self._memory: tuple[Any, ...] = ()
         self._has_gradient = False
         if both:
             self.streams.states[-1] = self.streams.states[0]
+
+    @property
+    def streams(self) -> Pass:
+        """The streams, while somebody has the tensor that goes on."""
+        assert self._streams is not None
+        return self._streams
 
     def layer(
         self, call: Callable[[Tensor], object], x: Tensor, block: nn.Module | None = None, place: int | None = None
@@ -93,11 +100,12 @@ class OpenPass:
             y = _again(call, x, update, around) if again else _first(call, x, update, around)
             if pass_.taped_from is None and (y.requires_grad or x.requires_grad):
                 pass_.taped_from = k
-            return Update.apply(x, y, update, again)
+            updated: Tensor = Update.apply(x, y, update, again)
+            return updated
 
         if recomputed:
             contexts = contextlib.nullcontext(), flag
-            x_next = checkpoint(
+            x_next: Tensor = checkpoint(
                 region, handle_prev, handle, use_reentrant=False, early_stop=False, context_fn=lambda: contexts
             )
         else:
@@ -114,7 +122,7 @@ class OpenPass:
 
     def forget(self) -> None:
         """Let go of the graph and of the streams: nobody has the tensor any more that would go on."""
-        self._handle_prev = self.streams = None
+        self._handle_prev = self._streams = None
 
     def goes_on(self, x: Tensor, training: bool) -> bool:
         """Whether x is what the last layer handed out, unchanged: the same memory, not always the same object.
@@ -131,7 +139,7 @@ class OpenPass:
         storage, _, shape = self._memory[:3]
         if x.shape != shape:
             return f"the stream's shape changes from {tuple(shape)} to {tuple(x.shape)} between two layers"
-        if self._handed() is not None and x.untyped_storage()._cdata == storage:
+        if self._handed is not None and self._handed() is not None and x.untyped_storage()._cdata == storage:
             return "the stream is changed in place between two layers"
         return "something is computed from the stream between two layers"
 
@@ -141,7 +149,7 @@ def _forget(opened: OpenPass | None) -> None:
         opened.forget()
 
 
-def _memory(x: Tensor) -> tuple[object, ...]:
+def _memory(x: Tensor) -> tuple[Any, ...]:
     """What stays the same where a wrapper hands on another tensor object on the same memory."""
     version = None if x.is_inference() else x._version
     return x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride(), x.dtype, version
@@ -214,22 +222,24 @@ class Chain:
         checks.refuse_transforms()
         before, last = self.open, getattr(self._thread, "place", place)
         wraps = self.length is not None and place == 0 and last == self.length - 1
-        goes_on = before is not None and not wraps and before.goes_on(x, block.training)
+        opened = before if before is not None and not wraps and before.goes_on(x, block.training) else None
         if torch.is_grad_enabled():
-            checks.refuse_outer_checkpoint(None if goes_on else place)
-        if not goes_on:
+            checks.refuse_outer_checkpoint(place if opened is None else None)
+        if opened is None:
             self._warn_of_short_passes(before, x, place)
             self._thread.open = None  # also where the layer raises
-            before = begin(x, place <= last)
+            before = opened = begin(x, place <= last)  # `before` too: an old pass must not outlive the new one's start
         self._thread.open, self._thread.place = None, place
-        x_next = before.layer(call, x, block, place)
-        self._thread.open = before
+        x_next = opened.layer(call, x, block, place)
+        self._thread.open = opened
         if self.length is None or place == self.length - 1:
-            before.streams.end_forward()
+            opened.streams.end_forward()
         return x_next
 
     def _warn_of_short_passes(self, before: OpenPass | None, x: Tensor, place: int) -> None:
         """A pass of one layer frees nothing: the model trains as the standard one, checkpointed."""
-        alone = before is not None and before.taken == 1 and before.with_gradients and torch.is_grad_enabled()
+        if before is None:
+            return
+        alone = before.taken == 1 and before.with_gradients and torch.is_grad_enabled()
         if alone and self.length != 1 and (place > 0 or self.length is None):
             checks.tell(before.settings.log.told, checks.short_pass(before.why_not(x)))

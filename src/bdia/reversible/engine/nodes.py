@@ -5,7 +5,7 @@ They hold no activations. What must survive between forward and backward is held
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,11 +23,11 @@ class Handle(Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.new_empty((), dtype=torch.float32).expand(x.shape)
 
     @staticmethod
-    def backward(ctx, grad_x: Tensor) -> Tensor:
+    def backward(ctx: Any, grad_x: Tensor) -> Tensor:
         return grad_x
 
 
@@ -39,12 +39,12 @@ class BlockInput(Function):
     """
 
     @staticmethod
-    def forward(ctx, handle_prev: Tensor | None, handle_curr: Tensor, update: LayerUpdate, again: bool) -> Tensor:
+    def forward(ctx: Any, handle_prev: Tensor | None, handle_curr: Tensor, update: LayerUpdate, again: bool) -> Tensor:
         ctx.update = update
         return update.fetch(again)
 
     @staticmethod
-    def backward(ctx, through_block: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+    def backward(ctx: Any, through_block: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         grad_x_curr, grad_x_prev = ctx.update.input_gradients(through_block, ctx.needs_input_grad[0])
         return grad_x_prev, grad_x_curr, None, None
 
@@ -59,7 +59,7 @@ class Update(Function):
     """
 
     @staticmethod
-    def forward(ctx, x_curr: Tensor, y: Tensor, update: LayerUpdate, again: bool) -> Tensor:
+    def forward(ctx: Any, x_curr: Tensor, y: Tensor, update: LayerUpdate, again: bool) -> Tensor:
         ctx.update = update
         ctx.save_for_backward(y.new_empty(0))
         if again:
@@ -68,7 +68,7 @@ class Update(Function):
         return update.advance(y)
 
     @staticmethod
-    def backward(ctx, grad_x_next: Tensor) -> tuple[None, Tensor, None, None]:
+    def backward(ctx: Any, grad_x_next: Tensor) -> tuple[None, Tensor, None, None]:
         ctx.update.begin_backward(grad_x_next)
         try:
             _ = ctx.saved_tensors

@@ -210,6 +210,7 @@ class Pass:
         result = update_kernel(rule, prev_rows, self.rows(x_curr), self.rows(y), drops, sums, self.settings.kernel)
         self._note_peak(k, result.peak)
         if drops:
+            assert x_prev is not None
             self._note_prev(k, x_prev, result)
         elif recomputed and self.settings.verify and self.settings.bits is not None:
             self._y_sums[k] = bit_sum(y.float())
@@ -223,6 +224,7 @@ class Pass:
 
     def _note_prev(self, k: int, x_prev: Tensor, result: UpdateResult) -> None:
         prev = k - 1
+        assert result.packed is not None
         self.residues[prev] = result.packed
         self.settings.log.dropped(x_prev, result.packed)
         self._dropped[prev] = StorageReference(x_prev)
@@ -284,17 +286,18 @@ class Pass:
             self._running = None  # an exception ended the last backward before its end
         if self._running is None and self._consumed:
             raise UnsupportedError(checks.consumed(self.settings.prefix))
-        self._begin_backward()
-        self._running[k] = update
+        self._begin_backward()[k] = update
         if not self.recomputes(k):
             self.states.pop(k + 1, None)  # a recomputed update does this when it rebuilds
 
-    def _begin_backward(self) -> None:
+    def _begin_backward(self) -> dict[int, "LayerUpdate"]:
+        """Return the updates that the backward has reached; where it begins, have autograd call us at its end."""
         if self._running is None:
             self._running = {}
             Variable._execution_engine.queue_callback(self._finish)
             if not self.settings.training:
                 checks.tell(self.settings.log.told, checks.EVALUATION)
+        return self._running
 
     def _finish(self) -> None:
         """Run by autograd when the backward ends: read range and sums from the device, then release the states."""
@@ -360,8 +363,10 @@ class LayerUpdate:
 
     def grad_y(self) -> Tensor:
         """Return the gradient of y_k."""
-        rows = self.owner.rows(self._grad_x_next)
-        return scaled(self._factors(rows).y, rows).view(self._grad_x_next.shape)
+        grad = self._grad_x_next
+        assert grad is not None
+        rows = self.owner.rows(grad)
+        return scaled(self._factors(rows).y, rows).view(grad.shape)
 
     def input_gradients(self, through_block: Tensor, needs_prev: bool) -> tuple[Tensor, Tensor | None]:
         """Return the gradients of x_k, through the block and past it, and of x_{k-1}.

@@ -1,6 +1,7 @@
 """What is kept, and what is recomputed once more, inside a recomputed block. Changes memory and time, never a bit."""
 
 import contextlib
+import functools
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ OPERATIONS = {
 }
 
 BUFFER_ELEMENTS = 2**20
-Contexts = tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]
+Context = contextlib.AbstractContextManager[Any, Any]
+Contexts = tuple[Context, Context]
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,9 @@ class _KeptOutputs:
         output, versions, sums = self._calls[operator].popleft()
         if versions != self._versions(output):
             raise UnsupportedError(f"save: the kept output of {operator} was changed in place. Leave it out of save")
-        for total, again in zip(sums, self._sums(inputs), strict=True):
-            self._differs(total != again)
+        if self._differs is not None:
+            for total, again in zip(sums, self._sums(inputs), strict=True):
+                self._differs(total != again)
         return output
 
     def _sums(self, inputs: Any) -> list[Tensor]:
@@ -163,7 +166,7 @@ class _Watch(TorchDispatchMode):
         return True
 
     def __init__(self, kept: _KeptOutputs) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._kept = kept
 
 
@@ -182,19 +185,17 @@ class _Reuse(_Watch):
         return operator(*args, **(kwargs or {}))
 
 
-class _Recomputation(contextlib.AbstractContextManager):
+class _Recomputation(contextlib.AbstractContextManager[None, None]):
     """Around a block's second run, or third: a context, and throw-away copies of its buffers.
 
     The first run has updated the real ones, such as a batch norm's statistics. Other state that the second run changes
     (a frozen parameter, an attribute, a buffer of more than BUFFER_ELEMENTS values) is told.
     """
 
-    def __init__(
-        self, context: contextlib.AbstractContextManager, block: nn.Module | None, told: set[str] | None
-    ) -> None:
+    def __init__(self, context: Context, block: nn.Module | None, told: set[str] | None) -> None:
         self._context, self._block, self._told = context, block, told
         self._real: list[tuple[nn.Module, str, Tensor]] = []
-        self._state: dict[str, object] = {}
+        self._state: dict[str, Callable[[], bool]] = {}
 
     def __enter__(self) -> None:
         modules = [] if self._block is None else [module for module in self._block.modules() if module.training]
@@ -227,10 +228,18 @@ def _own_state(modules: Sequence[nn.Module]) -> dict[str, Callable[[], bool]]:
             if isinstance(value, Tensor):
                 version = None if value.is_inference() else value._version
                 if version is not None:
-                    state[f"{kind}.{name}"] = lambda value=value, version=version: value._version == version
+                    state[f"{kind}.{name}"] = functools.partial(_has_version, value, version)
             elif name != "training":
-                state[f"{kind}.{name}"] = lambda m=module, name=name, value=value: m.__dict__.get(name) == value
+                state[f"{kind}.{name}"] = functools.partial(_has_value, module, name, value)
     return state
+
+
+def _has_version(tensor: Tensor, version: int) -> bool:
+    return tensor._version == version
+
+
+def _has_value(module: nn.Module, name: str, value: object) -> bool:
+    return bool(module.__dict__.get(name) == value)
 
 
 def check_nested(blocks: Sequence[nn.Module], names: Sequence[str], prefix: str = "stack.") -> tuple[str, ...]:

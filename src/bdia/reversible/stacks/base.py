@@ -42,7 +42,7 @@ class BlockGuard:
     def __init__(self, place: int, told: set[str]) -> None:
         self._place, self._told = place, told
 
-    def __call__(self, block: nn.Module, args: tuple) -> None:
+    def __call__(self, block: nn.Module, args: tuple[Any, ...]) -> None:
         """Refuse somebody else's checkpointing; warn of any other call in training."""
         if torch.compiler.is_compiling() or not (block.training and torch.is_grad_enabled()):
             return
@@ -82,7 +82,7 @@ class BlockStack(nn.Sequential):
         """The blocks, as they are."""
         return list(self._modules.values())
 
-    def __getitem__(self, index: int | slice) -> nn.Module:
+    def __getitem__(self, index: int | slice) -> nn.Module:  # type: ignore[override] # torch: a slice is of our class
         """One block, or a plain `nn.Sequential` of several."""
         return nn.Sequential(*self.blocks[index]) if isinstance(index, slice) else super().__getitem__(index)
 
@@ -118,7 +118,12 @@ class Recomputation:
         return kept_blocks(self.keep, depth, self.prefix)
 
     def bind(
-        self, block: nn.Module, call: Callable[..., Any], recomputed: bool, args: tuple, kwargs: dict
+        self,
+        block: nn.Module,
+        call: Callable[..., Any],
+        recomputed: bool,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Callable[[Tensor], Any]:
         """Return x -> call(x, *args, **kwargs), with the nested submodules of a recomputed block checkpointed."""
         nested = self.nested if recomputed else ()

@@ -75,7 +75,7 @@ class BdiaUpdates(Recomputation, LastForward):
         """Start a pass at the stream x; streams are handed out in `dtype`. `counts`: it is a forward of its own."""
         self.choose_bits()
         bits = self.bits if training or self.quantize_eval else None
-        keeps = self.kept(self.chain.length or 1, training).__contains__
+        keeps: Callable[[int], bool] = self.kept(self.chain.length or 1, training).__contains__
         if not training or self.backward == "stored" or not torch.is_grad_enabled():
             keeps = _all
         settings = PassSettings(
@@ -125,7 +125,9 @@ class BdiaUpdates(Recomputation, LastForward):
         value = gamma.value if isinstance(gamma, Gamma) else gamma
         return FloatBdiaRule(value.repeat(rows) if rows != 1 else value, bits)
 
-    def call_layer(self, layer: nn.Module, place: int, original: Callable, args: tuple, kwargs: dict) -> Any:
+    def call_layer(
+        self, layer: nn.Module, place: int, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Run one layer that somebody else's loop calls, with its update.
 
         Args:
@@ -155,7 +157,9 @@ class BdiaUpdates(Recomputation, LastForward):
         """Return the dtype in which layers see the stream and hand it on."""
         return x.dtype
 
-    def not_a_stream(self, layer: nn.Module, place: int, original: Callable, args: tuple, kwargs: dict) -> Any:
+    def not_a_stream(
+        self, layer: nn.Module, place: int, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """A layer changed the stream's shape. A stack refuses it; a converted model lets it be an ordinary layer.
 
         Raises:
@@ -166,7 +170,7 @@ class BdiaUpdates(Recomputation, LastForward):
             "so that it does"
         )
 
-    def _plain(self, original: Callable, args: tuple, kwargs: dict) -> Any:
+    def _plain(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The layer as it is, in evaluation mode; where gradients flow through it, say that it stores everything."""
         out = original(*args, **kwargs)
         y = out[0] if isinstance(out, tuple | list) and out else out
@@ -229,7 +233,7 @@ class BdiaStack(BlockStack, BdiaUpdates):
         )  # fmt: skip
         guard_blocks(self.blocks, self.log.told)
 
-    @torch.compiler.disable  # compile blocks (block.compile()), not the loop around them: checkpoint does not trace
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # compile blocks (block.compile()), not the loop around them: checkpoint does not trace
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """(B, T, D) -> (B, T, D) float32, on the grid."""
         checks.refuse_transforms()
@@ -253,7 +257,7 @@ class BdiaStack(BlockStack, BdiaUpdates):
         """Yield the blocks. A block that the loop's body calls takes its update."""
         return _engaged(self, range(len(self)))
 
-    def __getitem__(self, index: int | slice) -> nn.Module:
+    def __getitem__(self, index: int | slice) -> nn.Module:  # type: ignore[override] # torch: a slice is of our class
         """One block, or several, over which a model may loop as over the stack."""
         return BdiaSlice(self, range(len(self))[index]) if isinstance(index, slice) else super().__getitem__(index)
 

@@ -21,8 +21,9 @@ def branches(block: nn.Module) -> tuple[Branch, Branch]:
     Raises:
         TypeError: the block shows neither, or holds more than these parts, which its branches would leave out.
     """
-    if hasattr(block, "branches"):
-        return block.branches()
+    own: Callable[[], tuple[Branch, Branch]] | None = getattr(block, "branches", None)
+    if own is not None:
+        return own()
     missing = [name for name in _TIMM_NAMES if not hasattr(block, name)]
     held = {name.partition(".")[0] for name, _ in block.named_parameters()}
     extra = sorted(held - {*_TIMM_NAMES, *_TIMM_OPTIONS})
@@ -39,7 +40,7 @@ def branches(block: nn.Module) -> tuple[Branch, Branch]:
         after = [getattr(block, scale, identity), getattr(block, drop, identity)]
 
         def run(x: Tensor, *args: object, **kwargs: object) -> Tensor:
-            y = getattr(block, branch)(getattr(block, norm)(x), *args, **kwargs)
+            y: Tensor = getattr(block, branch)(getattr(block, norm)(x), *args, **kwargs)
             for module in after:
                 y = module(y)
             return y

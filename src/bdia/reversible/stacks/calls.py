@@ -27,8 +27,8 @@ class LayerCall:
     def __init__(
         self,
         original: Callable[..., Any],
-        args: tuple,
-        kwargs: dict,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
         prefix: str,
         stream_dtype: Callable[[Tensor], torch.dtype],
         batch_dim: int,
@@ -99,7 +99,7 @@ class LayerCall:
         return value
 
 
-def check_caches(args: tuple, kwargs: Mapping[str, Any], prefix: str) -> None:
+def check_caches(args: tuple[Any, ...], kwargs: Mapping[str, Any], prefix: str) -> None:
     """Refuse key/value caches among what a stack gives its blocks.
 
     Raises:
@@ -121,11 +121,12 @@ def split_output(out: Any, x: Tensor) -> tuple[Any, Callable[[Tensor], Any]]:
         key = next((k for k, value in out.items() if isinstance(value, Tensor) and value.shape == x.shape), None)
         if key is not None:
             others, y = {**out, key: None}, out[key]
-            return y, lambda x: type(out)({**others, key: x})
+            mapping: Callable[[dict[Any, Any]], Any] = type(out)
+            return y, lambda x: mapping({**others, key: x})
     return out, lambda x: x
 
 
-def _rebuilt(kind: type, values: list) -> Any:
+def _rebuilt(kind: type[Any], values: list[Any]) -> Any:
     return kind(*values) if hasattr(kind, "_fields") else kind(values)
 
 

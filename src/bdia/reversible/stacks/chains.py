@@ -3,6 +3,7 @@
 import fnmatch
 import inspect
 from collections.abc import Iterator, Sequence
+from typing import TypeGuard
 
 from torch import nn
 
@@ -62,7 +63,7 @@ def _may_hold_layers(name: str) -> bool:
     return name not in PARALLEL and "embed" not in name  # hierarchical models list their stages' embeddings
 
 
-def _is_chain(module: nn.Module) -> bool:
+def _is_chain(module: nn.Module) -> TypeGuard[nn.ModuleList | nn.Sequential]:
     """Whether it is a list of layers: of one class, or in a ModuleList three or more that take the same stream."""
     return _is_list(module) and (_of_one_class(module) or _of_one_stream(module)) and not _holds_stages(module)
 

@@ -32,7 +32,7 @@ class CheckpointStack(BlockStack, Recomputation):
         BlockStack.__init__(self, blocks)
         Recomputation.__init__(self, self.blocks, RecomputeSettings(keep, memory_budget, save, nested))
 
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:  # type: ignore[override] # more arguments
         """(B, T, D) -> (B, T, D)."""
         kept = self.kept(len(self), self.training)
         operators = saved_operations(self.save)

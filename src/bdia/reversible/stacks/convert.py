@@ -32,7 +32,9 @@ class ConvertedChain(BdiaUpdates):
         name: where the chain stands in the model. layers: their number.
     """
 
-    def __init__(self, spec: ChainSpec, root: nn.Module, gamma: GammaLaw, bits: int | None, **settings: Any) -> None:
+    def __init__(
+        self, spec: ChainSpec, root: nn.Module, gamma: GammaLaw, bits: int | Literal["auto"] | None, **settings: Any
+    ) -> None:
         super().__init__(spec.layers, gamma, bits, batch_dim=spec.batch_dim, prefix="", **settings)
         self.name, self.layers = spec.name, len(spec.layers)
         self.chain = Chain(len(spec.layers) if len(spec.layers) > 1 else None)
@@ -44,7 +46,9 @@ class ConvertedChain(BdiaUpdates):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _root=lambda: None)
 
-    def call_layer(self, layer: nn.Module, place: int, original: Callable, args: tuple, kwargs: dict) -> Any:
+    def call_layer(
+        self, layer: nn.Module, place: int, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """As `BdiaUpdates.call_layer`; frozen leading layers are not recomputed if no parameter needs the gradient."""
         if place == 0 and layer.training and torch.is_grad_enabled() and "input gradients" not in self.log.told:
             self._look_at_input_gradients(layer, [*args, *kwargs.values()])
@@ -58,7 +62,9 @@ class ConvertedChain(BdiaUpdates):
             off = root is not None and _switch_off_input_gradients(root)
             checks.tell(self.log.told, INPUT_GRADIENTS_OFF if off else INPUT_GRADIENTS_ON)
 
-    def not_a_stream(self, layer: nn.Module, place: int, original: Callable, args: tuple, kwargs: dict) -> Any:
+    def not_a_stream(
+        self, layer: nn.Module, place: int, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Let a layer that changes the stream's shape be an ordinary one, and say so."""
         disengage(layer)
         warnings.warn(
@@ -98,7 +104,9 @@ def _needs_no_gradient(x: Tensor, most: int = 64) -> bool:
 
 def _switch_off_input_gradients(root: nn.Module) -> bool:
     """Undo transformers' `enable_input_require_grads()`; whether it was on."""
-    models = [module for module in root.modules() if getattr(module, "_require_grads_hook", None) is not None]
+    models: list[Any] = [
+        module for module in root.modules() if getattr(module, "_require_grads_hook", None) is not None
+    ]
     for model in models:
         model.disable_input_require_grads()
     return bool(models)

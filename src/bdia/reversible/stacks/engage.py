@@ -20,7 +20,9 @@ OUTSIDE = "the BDIA update between layers runs outside compiled code: compile wi
 class OwnsLayers(Protocol):
     """What gives layers their updates: `BdiaUpdates`."""
 
-    def call_layer(self, layer: nn.Module, place: int, original: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+    def call_layer(
+        self, layer: nn.Module, place: int, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Return what the layer's caller gets from one call of it, the update done."""
         ...
 
@@ -41,9 +43,16 @@ class EngagedForward:
         self._layer, self.owner, self.place, self.before = weakref.ref(layer), owner, place, before
 
     @property
+    def layer(self) -> nn.Module:
+        """The layer; whoever calls its forward holds it."""
+        layer = self._layer()
+        assert layer is not None
+        return layer
+
+    @property
     def original(self) -> Callable[..., Any]:
         """What the layer computes by itself: its instance's own `forward`, or its class's."""
-        layer = self._layer()
+        layer: Any = self._layer()
         return type(layer).forward.__get__(layer) if self.before is None else self.before
 
     @property
@@ -58,11 +67,11 @@ class EngagedForward:
         compiler = set_eval_frame(None)
         try:
             call = self.original if compiler is None else CompiledBy(compiler, self.original)
-            return self.owner.call_layer(self._layer(), self.place, call, args, kwargs)
+            return self.owner.call_layer(self.layer, self.place, call, args, kwargs)
         finally:
             set_eval_frame(compiler)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return EngagedForward, (self._layer(), self.owner, self.place, self.before)
 
 

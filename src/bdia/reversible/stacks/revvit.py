@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from bdia.reversible.engine.layers import OpenPass
 from bdia.reversible.engine.passes import PassLog, PassSettings
 from bdia.reversible.engine.recompute import RecomputeSettings
 from bdia.reversible.stacks.base import BlockStack, LastForward, Recomputation, check_stream
-from bdia.reversible.stacks.branches import branches
+from bdia.reversible.stacks.branches import Branch, branches
 from bdia.reversible.stacks.calls import check_caches
 
 
@@ -52,7 +52,7 @@ class RevVitStack(BlockStack, Recomputation, LastForward):
         for block in self.blocks:
             branches(block)  # a block without branches is refused here, not in the first step
 
-    @torch.compiler.disable  # compile blocks (block.compile()), not the loop around them: checkpoint does not trace
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # compile blocks (block.compile()), not the loop around them: checkpoint does not trace
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """(B, T, D) -> (B, T, streams * D) float32."""
         checks.refuse_transforms()
@@ -79,5 +79,5 @@ class RevVitStack(BlockStack, Recomputation, LastForward):
         return f"grid_bits={self.bits}, merge={self.merge!r}, {self.shown()}"
 
 
-def _call(branch: object, args: tuple, kwargs: dict, x: Tensor) -> Tensor:
+def _call(branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Tensor:
     return branch(x, *args, **kwargs)

@@ -26,6 +26,6 @@ def _chains(model: nn.Module) -> Iterator[tuple[str, BdiaUpdates]]:
     for name, module in model.named_modules():
         forward = engaged(module)
         updates = module if isinstance(module, BdiaUpdates) else None if forward is None else forward.owner
-        if updates is not None and id(updates) not in seen:
+        if isinstance(updates, BdiaUpdates) and id(updates) not in seen:
             seen.add(id(updates))
             yield name, updates
