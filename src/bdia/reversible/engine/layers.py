@@ -33,6 +33,35 @@ class _Flag(contextlib.AbstractContextManager[None, None]):
         self.active = False
 
 
+Region = Callable[[Tensor | None, Tensor], Tensor]
+
+
+def _checkpoint(region: Region, handle_prev: Tensor | None, handle: Tensor, flag: _Flag) -> Tensor:
+    """Run a region under torch's checkpoint, which sets the flag where backward runs it again.
+
+    An error of the first run is raised when checkpoint has ended. Raised inside, it would leave checkpoint's hooks in
+    place (seen in torch 2.11, mended by 2.14) as long as its traceback lives, and layers called until then be refused.
+    """
+    raised: list[BaseException] = []
+
+    def run(handle_prev: Tensor | None, handle: Tensor) -> Tensor | None:
+        try:
+            return region(handle_prev, handle)
+        except BaseException as error:
+            if flag.active:
+                raise
+            raised.append(error)
+            return None
+
+    contexts = contextlib.nullcontext(), flag
+    x_next: Tensor | None = checkpoint(
+        run, handle_prev, handle, use_reentrant=False, early_stop=False, context_fn=lambda: contexts
+    )
+    if x_next is None:
+        raise raised.pop()
+    return x_next
+
+
 class OpenPass:
     """State of an unfinished forward. It is kept outside the graph, so that the graph keeps no stream alive.
 
@@ -103,13 +132,7 @@ class OpenPass:
             updated: Tensor = Update.apply(x, y, update, again)
             return updated
 
-        if recomputed:
-            contexts = contextlib.nullcontext(), flag
-            x_next: Tensor = checkpoint(
-                region, handle_prev, handle, use_reentrant=False, early_stop=False, context_fn=lambda: contexts
-            )
-        else:
-            x_next = region(handle_prev, handle)
+        x_next = _checkpoint(region, handle_prev, handle, flag) if recomputed else region(handle_prev, handle)
         self._handle_prev = handle
         return self._hand_out(x_next)
 
