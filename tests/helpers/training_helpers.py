@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
-from bdia.build import CONFIGS
+from bdia.build import compose
 from bdia.results.store import read_records
 from bdia.train.job import train
 
@@ -55,9 +54,8 @@ LANGUAGE = (
 
 
 def compose_config(*overrides: str) -> DictConfig:
-    """Compose configs/train.yaml as `python -m bdia.train <overrides>` does."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+    """Compose configs/train.yaml as `bdia train <overrides>` does."""
+    return compose(overrides)
 
 
 def run_dir(cfg: DictConfig) -> Path:

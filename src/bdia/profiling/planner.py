@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, open_dict
 
-from bdia import InvalidValueError
+from bdia import BdiaError, InvalidValueError
 from bdia.build import compose, kind_of_model
 from bdia.profiling.search import largest_that_fits
 from bdia.profiling.sizes import format_bytes
@@ -131,10 +130,7 @@ class Planner:
 
     def _config(self, stack: tuple[str, ...], depth: int | None) -> DictConfig:
         if stack not in self.configs:
-            try:
-                self.configs[stack] = compose([*self.overrides, *stack])
-            except HydraException as error:
-                raise InvalidValueError(f"{error}: see configs/ for what there is") from error
+            self.configs[stack] = compose([*self.overrides, *stack])
         cfg = self.configs[stack].copy()
         net = cfg.model.net
         if "weights" in net:
@@ -168,8 +164,8 @@ class Planner:
     def _stack(self, name: str, overrides: tuple[str, ...], memory: int | None) -> StackPlan:
         try:
             cost = self.cost(overrides)
-        except InstantiationException as error:
-            return StackPlan(name, overrides, None, refused=str(error.__cause__ or error))
+        except BdiaError as error:
+            return StackPlan(name, overrides, None, refused=str(error))
         depth, other = max(self.blocks), max(self.blocks) // 2 or 2
         further = sum(self.blocks) - other * len(self.blocks)
         held = (cost.held - self.cost(overrides, depth=other).held) / further

@@ -1,22 +1,25 @@
-"""Compose a config, and build objects from it: the one caller of `hydra.utils.instantiate`.
+"""Compose a config, check it, and build objects from it: the one caller of `hydra.utils.instantiate`.
 
-No config leaves this module. `stack`, `optimizer` and `scheduler` are `_partial_`: model and task complete them.
+No config leaves this room. `stack`, `optimizer` and `scheduler` are `_partial_`: model and task complete them.
 Composing needs neither torch nor Lightning, so both are imported where an object is built.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-import hydra
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from bdia import InvalidValueError, MissingFileError
+from bdia import BdiaError, InvalidValueError, MissingFileError
+from bdia.build.composing import CONFIGS, completed, compose
+from bdia.build.declarations import declaration
 from bdia.results.renamed import with_public_names
 
 if TYPE_CHECKING:
@@ -26,8 +29,25 @@ if TYPE_CHECKING:
     from bdia.data.module import DataModule
     from bdia.tasks import Task
 
-_PACKAGED = Path(__file__).parent / "configs"  # in an installed package; a checkout has them at its top
-CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
+__all__ = [
+    "CONFIGS",
+    "build_callbacks",
+    "build_data",
+    "build_loggers",
+    "build_task",
+    "build_trainer",
+    "check_run",
+    "completed",
+    "compose",
+    "image_preprocessing",
+    "kind_of_model",
+    "load_run",
+    "load_task",
+]
+
+# What no library raises to refuse an argument.
+ACCIDENTS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError)
+UNKNOWN_DEPTH = 256  # blocks to try a stack on, where the model's number is in no key
 
 # What Lightning says of normal runs here: a run's folder holds its config and checkpoint, short epochs are meant.
 EXPECTED_WARNINGS = (
@@ -38,21 +58,72 @@ EXPECTED_WARNINGS = (
 )
 
 
-def compose(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
-    """Return configs/train.yaml with Hydra overrides, such as "model=vit_paper" and "stack.keep=0".
+def _built(node: Any, **more: Any) -> Any:
+    """Instantiate a node of the config; what a constructor refuses is one error of ours.
 
-    Args:
-        return_hydra_config: with Hydra's own node, in which a sweep stands.
     Raises:
-        hydra.errors.ConfigCompositionException, hydra.errors.MissingConfigException: no such group, file or key.
+        BdiaError: our constructors' own, or a library's that refuses its arguments. Anything else is an accident.
     """
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra.compose("train", overrides=list(overrides), return_hydra_config=return_hydra_config)
+    try:
+        return instantiate(node, **more, _convert_="all")
+    except InstantiationException as error:
+        found = _told(error)
+    raise found  # here, so that its own cause stays
+
+
+def _told(error: InstantiationException) -> BaseException:
+    """Return what a constructor raised; what a library's raised, as a refusal that names the part of the config."""
+    cause = error.__cause__
+    found = re.search(r"Error (?:in call to target|locating target) '([^']+)'", str(error))
+    target, (_, _, key) = found[1] if found else "", str(error).partition("full_key: ")
+    ours = not target or target.startswith("bdia.")
+    if isinstance(cause, BdiaError) or (cause is not None and (ours or isinstance(cause, ACCIDENTS))):
+        return cause
+    said = " ".join(str(cause or str(error).partition("\n")[0]).split())
+    return InvalidValueError(f"{key.strip() or 'the config'}: {target} refuses it: {said}")
+
+
+def check_run(cfg: DictConfig) -> None:
+    """Refuse what can be seen to be wrong before data are read and before anything is written.
+
+    Raises:
+        ValueError: several devices; data and model of two kinds; settings that the stack refuses.
+    """
+    _check_devices(cfg.trainer.devices)
+    _check_fit(cfg)
+    _check_stack(cfg)
+
+
+def _check_devices(devices: Any) -> None:
+    count = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
+    if str(count) != "1":
+        raise InvalidValueError(
+            f"trainer.devices={devices}: a run and its record cover one device, wanted 1. Run one job per device "
+            "(hydra/launcher=joblib), or use bdia.reversible in a DDP or FSDP2 script of your own"
+        )
+
+
+def _check_stack(cfg: DictConfig) -> None:
+    """Build the stack on blocks that do nothing: that needs torch, but neither Lightning nor the model."""
+    from torch import nn
+
+    class Block(nn.Module):
+        def branches(self) -> tuple[nn.Module, nn.Module]:
+            return self, self
+
+    stack = cfg.copy().stack  # it still knows its config, for ${model.net.depth}
+    if "nested" in stack:
+        stack.nested = []  # names submodules of the model's own blocks
+    depths = [cfg.model.net[key] for key in ("depth", "encoder_depth", "decoder_depth") if key in cfg.model.net]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself warns
+        for depth in set(depths) or {UNKNOWN_DEPTH}:
+            _built(stack)([Block() for _ in range(depth)])
 
 
 def build_data(cfg: DictConfig) -> DataModule:
     """Build the data module; nothing is read yet."""
-    return instantiate(cfg.data, _convert_="all")
+    return _built(cfg.data)
 
 
 def build_task(
@@ -63,27 +134,34 @@ def build_task(
     Args:
         cfg: the run's config; one without `data` is not asked whether they fit the model.
         net_arguments, task_arguments: what the data module's properties of these names say.
+    Raises:
+        BdiaError: what a constructor refuses, with the config key.
     """
     _check_fit(cfg)
-    net = instantiate(cfg.model.net, **net_arguments, _convert_="all")
-    optimizer, scheduler = (instantiate(part, _convert_="all") for part in (cfg.optimizer, cfg.scheduler))
+    net = _built(cfg.model.net, **net_arguments)
+    optimizer, scheduler = (_built(part) for part in (cfg.optimizer, cfg.scheduler))
     settings = {key: value for key, value in cfg.model.items() if key != "net"}
-    task = instantiate(settings, _partial_=True, _convert_="all")  # objects stay out of Hydra's hands
+    task = _built(settings, _partial_=True)  # objects stay out of Hydra's hands
     return task(net=net, optimizer=optimizer, scheduler=scheduler, seed=cfg.seed, **(task_arguments or {}))
 
 
 def kind_of_model(cfg: DictConfig) -> str:
     """Return what the model of a config learns from: "images", "documents", "sentence pairs" or "prompts"."""
-    return get_class(cfg.model._target_).kind
+    return _kind(cfg.model._target_)
+
+
+def _kind(target: str) -> str:
+    """Return a class's `kind`, from its source where that tells: the class itself would import Lightning."""
+    return declaration(target).kind or get_class(target).kind
 
 
 def _check_fit(cfg: DictConfig) -> None:
     if "data" not in cfg:
         return
-    data, task = (get_class(part._target_) for part in (cfg.data, cfg.model))
-    if data.kind != task.kind:
+    data, model = (_kind(part._target_) for part in (cfg.data, cfg.model))
+    if data != model:
         raise InvalidValueError(
-            f"data are {data.kind} (data._target_={cfg.data._target_}), the model learns from {task.kind} "
+            f"data are {data} (data._target_={cfg.data._target_}), the model learns from {model} "
             f"(model._target_={cfg.model._target_}): choose both of one kind (data=cifar10 model=vit_paper, "
             "data=numbers model=seq2seq_demo, data=pydoc model=gpt2_demo, data=restaurants model=gpt2_prompts_demo)"
         )
@@ -147,7 +225,7 @@ def _saved_arguments(cfg: DictConfig, tokenizer_file: Path) -> tuple[dict[str, A
 def image_preprocessing(checkpoint: Path) -> dict[str, Any]:
     """Return `mean` and `std` per channel and `label_names` of the images that a run was trained on; {} for text."""
     cfg = _saved_config(checkpoint.parent / "config.yaml")
-    if get_class(cfg.data._target_).kind != "images":
+    if _kind(cfg.data._target_) != "images":
         return {}
     data = build_data(cfg)
     return {"mean": list(data.mean), "std": list(data.std), "label_names": list(data.class_names)}
@@ -155,14 +233,14 @@ def image_preprocessing(checkpoint: Path) -> dict[str, Any]:
 
 def build_callbacks(cfg: DictConfig, checkpoints: Path) -> list[Callback]:
     """Build the callbacks; the checkpoint callback gets its folder here."""
-    callbacks = instantiate(cfg.callbacks, _convert_="all")
+    callbacks = _built(cfg.callbacks)
     callbacks["checkpoint"] = callbacks["checkpoint"](dirpath=checkpoints)
     return list(callbacks.values())
 
 
 def build_loggers(cfg: DictConfig, run_dir: Path, name: str, recorded: dict[str, Any]) -> list[Logger]:
     """Build the loggers; each is called with the run's folder, its name, its group and its config."""
-    loggers = instantiate(cfg.logger, _convert_="all") or {}
+    loggers = _built(cfg.logger) or {}
     return [logger(save_dir=run_dir, name=name, group=cfg.name, config=recorded) for logger in loggers.values()]
 
 
@@ -170,4 +248,4 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logg
     """Build the Lightning trainer; of its warnings only the expected ones are silenced."""
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=run_dir, _convert_="all")
+    return _built(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=run_dir)

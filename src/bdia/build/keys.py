@@ -1,0 +1,128 @@
+"""Every key of a config is read by something: checked when the config is composed, before anything is imported."""
+
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bdia import InvalidValueError
+from bdia.build.declarations import declaration
+
+# Parts that name a class, and the rest of what a run reads. `weights` is there in some experiments only.
+PARTS = ("data", "model", "stack", "optimizer", "scheduler", "trainer")
+KEYS = (*PARTS, "callbacks", "logger", "name", "seed", "rerun", "paths", "weights")
+PATHS = ("runs", "results")
+WEIGHTS = ("from", "pretrain", "folder", "found")
+# What `build` and the tasks hand over themselves: no key of the part.
+SUPPLIED = {
+    "stack": ("blocks",),
+    "model": ("optimizer", "scheduler"),
+    "optimizer": ("params",),
+    "scheduler": ("optimizer", "total_steps"),
+    "trainer": ("callbacks", "logger", "default_root_dir"),
+}
+_HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+_WANTED = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text", "None": "null"}
+_CLASS = {"bool": bool, "int": int, "float": int | float, "str": str, "None": type(None)}
+
+
+def check_keys(cfg: DictConfig) -> None:
+    """Refuse a key that nothing reads, with the nearest one that something does, and a value of another type.
+
+    Raises:
+        ValueError: names key, value and what is wanted.
+    """
+    config = OmegaConf.to_container(cfg, resolve=False)
+    config.pop("hydra", None)
+    _check_run(config, "")
+    weights = config.get("weights")
+    if weights is not None:
+        _check_names(weights, WEIGHTS, "weights.")
+        if "from" not in weights:
+            raise InvalidValueError("weights.from is missing: wanted a checkpoint, a folder or null; set +weights.from")
+        first = weights.get("pretrain") or {}
+        whole = {key: part if _names_a_class(part) else _merged(config.get(key), part) for key, part in first.items()}
+        _check_run(whole, "weights.pretrain.")
+
+
+def _check_run(config: Mapping[str, Any], place: str) -> None:
+    _check_names(config, KEYS, place)
+    for key, kind in (("seed", "int"), ("rerun", "bool"), ("name", "str")):
+        if key in config:
+            _check_type(config[key], {kind}, f"{place}{key}")
+    if "paths" in config:
+        _check_mapping(config["paths"], f"{place}paths", "the folders paths.runs and paths.results")
+        _check_names(config["paths"], PATHS, f"{place}paths.")
+    for key in PARTS:
+        if key in config:
+            _check_mapping(config[key], f"{place}{key}", f"a choice of configs/{key}")
+            _check_node(config[key], f"{place}{key}")
+    for key in ("callbacks", "logger"):
+        for name, node in (config.get(key) or {}).items():
+            if not _names_a_class(node):
+                raise InvalidValueError(f"{place}{key}.{name}={node}: nothing reads it; wanted a class, _target_=...")
+            _check_node(node, f"{place}{key}.{name}")
+
+
+def _check_node(node: Any, place: str) -> None:
+    """Check a node that may name a class, and all inside it."""
+    for index, item in enumerate(node if isinstance(node, list) else ()):
+        _check_node(item, f"{place}[{index}]")
+    if not isinstance(node, Mapping):
+        return
+    if _names_a_class(node):
+        target = node["_target_"]
+        read = declaration(target)
+        if not read.takes_any:
+            known = [name for name in read.parameters if name not in SUPPLIED.get(place, ())]
+            _check_names(node, (*_HYDRAS, *known), f"{place}.", target)
+        for key, value in node.items():
+            if key in read.parameters:
+                _check_type(value, read.parameters[key].types, f"{place}.{key}")
+    for key, value in node.items():
+        _check_node(value, f"{place}.{key}")
+
+
+def _check_names(found: Mapping[str, Any], known: Collection[str], place: str, reader: str = "") -> None:
+    for key, value in found.items():
+        if key not in known:
+            shown = "..." if isinstance(value, Mapping) else value
+            raise InvalidValueError(f"{place}{key}={shown}: {unread(key, known, place, reader)}")
+
+
+def unread(key: str, known: Iterable[str], place: str, reader: str = "") -> str:
+    """Say that nothing reads a key, and which one was meant; where none is near, what there is."""
+    known = [name for name in known if not name.startswith("_")]
+    nobody = f"{reader} reads no {key}" if reader else f"nothing reads {place}{key}"
+    if near := get_close_matches(str(key), known, n=1, cutoff=0.6):
+        return f"{nobody}; did you mean {place}{near[0]}?"
+    return f"{nobody}; wanted {' or '.join(', '.join(sorted(known)).rsplit(', ', 1)) or 'none'}"
+
+
+def _check_mapping(value: Any, key: str, wanted: str) -> None:
+    if not isinstance(value, Mapping):
+        raise InvalidValueError(f"{key}={value}: wanted {wanted}")
+
+
+def _check_type(value: Any, types: Collection[str], key: str) -> None:
+    """Refuse a value that is of none of the simple types; an interpolation, or no types, say nothing."""
+    if not types or (isinstance(value, str) and "${" in value) or value is None:
+        return
+    if isinstance(value, bool) and not {"bool", "int"} & set(types):
+        fits = False
+    else:
+        fits = any(isinstance(value, _CLASS[name]) for name in types)
+    if not fits:
+        wanted = " or ".join(_WANTED[name] for name in _WANTED if name in types)
+        raise InvalidValueError(f"{key}={value}: wanted {wanted}; set {key}")
+
+
+def _names_a_class(node: Any) -> bool:
+    return isinstance(node, Mapping) and isinstance(node.get("_target_"), str)
+
+
+def _merged(base: Any, over: Any) -> Any:
+    if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
+        return over
+    return {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
