@@ -13,17 +13,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 
 import bdia.train.job
+from bdia import BdiaError
 from bdia.build import load_run, load_task
+from bdia.data.errors import DataNotFoundError
 from bdia.profiling.device import describe_device
 from bdia.results.store import read_records
+from bdia.reversible import GridOverflowError
 from bdia.tasks import ImageClassification
-from bdia.train.__main__ import main
-from bdia.train.job import train
+from bdia.train.job import Measured, train
+from bdia.train.launch import run_job
 from bdia.train.loggers import _has_key
 from helpers.training_helpers import (
     TINY,
@@ -32,6 +36,7 @@ from helpers.training_helpers import (
     assert_same,
     broken,
     checkpoint,
+    compose_config,
     rows,
     run_dir,
     sigterm,
@@ -99,14 +104,20 @@ def test_a_resumed_run_keeps_the_first_parts_csv(tiny, add_callbacks):
     assert ["val/loss" in part.read_text() for part in parts] == [True, True]
 
 
+@pytest.fixture
+def single_job(monkeypatch):
+    """Hydra's own config, of a job that is no sweep's."""
+    monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create({"mode": "RUN"}))
+
+
 # --- SIGTERM --------------------------------------------------------------------------------------------------------
 
 
-def test_sigterm_makes_main_exit_with_143_and_leaves_checkpoint_and_record(tiny, add_callbacks):
+def test_sigterm_makes_a_job_exit_with_143_and_leaves_checkpoint_and_record(tiny, add_callbacks, single_job):
     cfg = tiny()
     add_callbacks(At("on_train_batch_end", 3, sigterm))
     with pytest.raises(SystemExit) as exit:
-        main.__wrapped__(cfg)
+        run_job(cfg)
     assert exit.value.code == 143
     assert (run_dir(cfg) / "last.ckpt").exists()
     (record,) = read_records(cfg.paths.results)
@@ -146,9 +157,45 @@ def test_a_failing_run_raises_and_leaves_a_record_with_the_reason(tiny, add_call
     assert record.final("parameters") > 0
 
 
-def test_a_run_that_cannot_be_built_leaves_a_record_too(tiny):
-    cfg = tiny("stack.bits=99")
-    with pytest.raises(Exception, match="bits"):
+@pytest.mark.parametrize(
+    "override", ["stack.bits=99", "model.net.patch_size=5", "trainer.accelerator=abacus", "model=gpt2_demo"]
+)
+def test_a_run_that_cannot_be_built_is_refused_and_leaves_nothing(override, tiny, tmp_path):
+    cfg = compose_config(override, f"paths.runs={tmp_path / 'runs'}", f"paths.results={tmp_path / 'results'}")
+    with pytest.raises(BdiaError):
+        train(cfg)
+    assert list(tmp_path.rglob("*")) in ([], [tmp_path / "runs"])
+
+
+def test_missing_data_leave_no_record_and_no_folder(tiny, tmp_path):
+    data = "data=cifar10", f"data.data_dir={tmp_path / 'images'}", "data.download=false", "data.train_per_class=4"
+    with pytest.raises(DataNotFoundError):
+        train(tiny(*data))
+    assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.glob("runs/*"))
+
+
+def test_an_interrupted_run_that_is_refused_later_keeps_its_checkpoint(tiny, add_callbacks, monkeypatch):
+    cfg = tiny()
+    add_callbacks(At("on_train_batch_end", 7, sigterm))
+    with pytest.raises(SIGTERMException):
+        train(cfg)
+
+    def refused(*_):
+        raise DataNotFoundError("the disk is not mounted")
+
+    monkeypatch.setattr(bdia.train.job, "build_data", refused)
+    with pytest.raises(DataNotFoundError):
+        train(cfg)
+    assert (run_dir(cfg) / "last.ckpt").exists() and statuses(cfg) == ["interrupted"]
+
+
+def test_an_error_for_the_user_from_the_first_batch_on_leaves_a_record(tiny, add_callbacks):
+    def overflow():
+        raise GridOverflowError("block 3: 40000")
+
+    add_callbacks(At("on_train_batch_end", 1, overflow))
+    cfg = tiny()
+    with pytest.raises(GridOverflowError):
         train(cfg)
     assert statuses(cfg) == ["failed"]
 
@@ -198,13 +245,11 @@ def test_a_record_holds_no_absolute_path(tiny, add_callbacks, tmp_path):
         raise FileNotFoundError(f"no file '{tmp_path}/deep/er/cifar10.npz' or {Path.home()}/x.npz, 3.5 images/s at 1/2")
 
     add_callbacks(At("on_train_batch_end", 3, missing))
-    cfg = tiny("data=cifar10", f"data.data_dir={tmp_path / 'images'}", "data.download=false", "data.train_per_class=4")
-    with pytest.raises(FileNotFoundError):  # the data are missing
+    cfg = tiny()
+    with pytest.raises(FileNotFoundError):
         train(cfg)
-    with pytest.raises(FileNotFoundError):  # our own message
-        train(tiny())
     texts = [path.read_text() for path in Path(cfg.paths.results).rglob("*.json")]
-    assert len(texts) == 2
+    assert len(texts) == 1
     for text in texts:
         assert str(tmp_path) not in text
         assert str(Path.home()) not in text
@@ -279,9 +324,9 @@ def test_a_run_on_the_cpu_names_the_cpu_though_there_is_a_gpu(monkeypatch):
     assert describe_device("auto")["name"] == "a GPU"
 
 
-def test_main_returns_the_test_accuracy_for_sweepers(tiny):
+def test_a_job_returns_the_test_accuracy_for_sweepers(tiny, single_job):
     cfg = tiny("trainer.max_epochs=1")
-    found = main.__wrapped__(cfg)
+    found = run_job(cfg)
     assert found == read_records(cfg.paths.results)[0].final("accuracy", "test")
 
 
@@ -368,7 +413,8 @@ def test_two_processes_never_train_the_same_config_in_the_same_folder(tiny, tmp_
     cfg = tiny("trainer.max_epochs=1")
     train(cfg)
     cfg.rerun = True
-    with bdia.train.job._lock(run_dir(cfg)), pytest.raises(RuntimeError, match="another process trains this config"):
+    one = bdia.train.job._held(run_dir(cfg), Measured())
+    with one, pytest.raises(RuntimeError, match="another process trains this config"):
         train(cfg)
     assert len(read_records(tmp_path / "results")) == 1
 
@@ -381,7 +427,19 @@ def test_a_progress_bar_does_not_make_another_run(tiny):
     assert again.run_id == first.run_id
 
 
-def test_a_run_says_what_the_test_gave(tiny, caplog):
-    with caplog.at_level("INFO", logger="bdia"):
-        record = train(tiny("trainer.max_epochs=1"))
-    assert f"test accuracy {record.final('accuracy', 'test'):.4g} %; record: " in caplog.text
+def test_a_run_says_at_its_end_metric_memory_time_and_where_record_and_weights_lie(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    record = train(compose_config(*TINY, "trainer.max_epochs=1"))
+    metric, cost, where, weights = capsys.readouterr().out.splitlines()[-4:]
+    assert f"test accuracy {record.final('accuracy', 'test'):.4g} %" in metric
+    assert re.fullmatch(rf"peak memory {record.final('peak_allocated'):,.1f} MiB, time \d+ s", cost)
+    assert where == f"record: results/custom/{record.run_id}.json" and Path(where.removeprefix("record: ")).is_file()
+    assert Path(weights.removeprefix("checkpoint: ")).is_file() and weights.startswith("checkpoint: runs/custom/")
+
+
+def test_an_interrupted_run_says_how_it_is_continued(tiny, add_callbacks, capsys):
+    add_callbacks(At("on_train_batch_end", 7, sigterm))
+    with pytest.raises(SIGTERMException):
+        train(tiny())
+    out = capsys.readouterr().out
+    assert "interrupted: the same command continues\n" in out and "last.ckpt\n" in out

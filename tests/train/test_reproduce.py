@@ -1,28 +1,25 @@
-"""`make reproduce-*`: the scale chosen, what is said before the start, the command that is run."""
+"""`bdia reproduce`: the scale chosen, what is said before the start, the command that is run."""
 
 import os
+import re
 import signal
-import subprocess
 import sys
 import threading
 import time
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
+from bdia.cli.main import main
 
 import bdia.train.reproduce
 from bdia.build import CONFIGS, build_data
-from bdia.data.errors import DataNotFoundError
-from bdia.data.images.cifar import CifarDataModule
 from bdia.train.reproduce import (
     RECIPES,
     SCALES,
     choose_scale,
     estimate_minutes,
     job_config,
-    main,
-    run,
+    reproduce,
     run_sweep,
     seconds_per_step,
     sweep_command,
@@ -39,20 +36,27 @@ def test_without_a_wish_the_machine_decides_and_the_reason_is_said(asked, has_gp
     assert ("GPU" in why) == (asked is None)
 
 
-def test_an_unknown_scale_is_one_clear_error(capsys):
-    with pytest.raises(SystemExit, match=r"SCALE=huge: wanted one of paper, cpu, smoke"):
-        main(["cifar10", "--scale", "huge"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["recipe=cifar10", "scale=huge"], "scale=huge: wanted one of paper, cpu, smoke; set scale"),
+        (["recipe=mnist"], "recipe=mnist: wanted one of cifar10, cifar100, translation, gpt2; set recipe"),
+        (["recipe=cifar10", "scale=smoke", "seeds=0"], "seeds=0: wanted at least 1; set seeds"),
+        (["recipe=cifar10", "seed=1"], "seed=1: wanted seeds=1"),
+        (["scale=cpu"], "recipe is missing: wanted recipe=..., see --help"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_one_clear_error(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["reproduce", *arguments])
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
-def test_a_mistyped_data_folder_is_one_clear_error_and_is_not_created(tmp_path):
-    with pytest.raises(SystemExit, match=r"DATA=.*typo: no such folder"):
-        main(["cifar10", "--data-dir", str(tmp_path / "typo")])
+def test_a_mistyped_data_folder_is_one_clear_error_and_is_not_created(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["reproduce", "recipe=cifar10", f"data={tmp_path / 'typo'}"])
+    assert f"error: data={tmp_path / 'typo'}: no such folder" in capsys.readouterr().err
     assert not (tmp_path / "typo").exists()
-
-
-def test_no_seed_is_refused():
-    with pytest.raises(ValueError, match="SEEDS=0"):
-        run("cifar10", "smoke", 0, None)
 
 
 def test_the_sweep_names_experiment_seeds_and_jobs(tmp_path):
@@ -95,29 +99,29 @@ def test_every_recipe_has_an_experiment_and_a_make_target_at_every_scale(recipe,
     assert f"\nreproduce-{recipe}:" in (CONFIGS.parent / "Makefile").read_text()
 
 
-def test_data_that_is_missing_ends_the_command_before_anything_runs(tmp_path, monkeypatch, capsys):
-    def unreachable(self):
-        raise DataNotFoundError("no network here")
-
-    monkeypatch.setattr(CifarDataModule, "prepare_data", unreachable)
-    monkeypatch.setattr(subprocess, "Popen", lambda *_: pytest.fail("a sweep was started"))
-    monkeypatch.setenv("BDIA_DATA", str(tmp_path))
-    with pytest.raises(SystemExit, match="error: no network here"):
-        main(["cifar10", "--scale", "smoke", "--results", str(tmp_path / "results")])
-    assert not (tmp_path / "results").exists()
+@pytest.fixture
+def digits(monkeypatch):
+    """A recipe on embedded data; its sweep is not run, but noted."""
+    monkeypatch.setitem(RECIPES, "digits", "demo")
+    started = []
+    monkeypatch.setattr(bdia.train.reproduce, "run_sweep", lambda command, one_thread: started.append(command) or 0)
+    return started
 
 
-def test_scale_reason_and_minutes_are_said_before_the_sweep_starts(tmp_path, monkeypatch, capsys):
-    images = np.zeros((100, 3, 32, 32), np.uint8), np.arange(100) % 10
-    monkeypatch.setattr(CifarDataModule, "prepare_data", lambda self: None)
-    monkeypatch.setattr(CifarDataModule, "load", lambda self: (images, images))
-    monkeypatch.setattr(CifarDataModule, "setup", lambda self: None)
-    monkeypatch.setattr(bdia.train.reproduce, "estimate_minutes", lambda *_: 7.0)
-    said = []
-    monkeypatch.setattr(bdia.train.reproduce, "run_sweep", lambda *_, **__: said.append(capsys.readouterr().out) or 0)
-    assert run("cifar10", "cpu", 1, tmp_path / "results") == 0
-    assert "scale cpu: SCALE=cpu was asked for. 3 variants x 1 seeds" in said[0]
-    assert "about 7.0 minutes" in said[0]
+def test_missing_data_end_the_command_before_anything_runs(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BDIA_DATA", str(tmp_path))  # an empty folder
+    with pytest.raises(SystemExit, match="2"):
+        main(["reproduce", "recipe=translation", "scale=cpu", f"results={tmp_path / 'results'}"])
+    assert re.match(r"error: \S+ was not found \(looked for ", capsys.readouterr().err)
+    assert digits == [] and not (tmp_path / "results").exists()
+
+
+def test_scale_reason_and_minutes_are_said_before_the_sweep_starts(digits, tmp_path, monkeypatch, capsys):
+    assert reproduce("digits", "paper", 2, tmp_path / "results") == 0
+    text, (command,) = capsys.readouterr().out, digits
+    assert text.startswith("scale paper: scale=paper was asked for. 4 variants x 2 seeds on ")
+    assert 0 < float(re.search(r"about ([\d.]+) minutes", text)[1]) < 60
+    assert "experiment=demo" in command and f"paths.results={tmp_path / 'results'}" in command
 
 
 def test_the_sweeps_exit_code_is_handed_on():

@@ -8,9 +8,11 @@ from collections import Counter
 
 import pytest
 
+from bdia import InvalidValueError
 from bdia.results.report import build_report
 from bdia.results.statistics import gather
 from bdia.results.store import read_records
+from bdia.train.launch import jobs_of
 from helpers.training_helpers import TINY
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
@@ -19,7 +21,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 @pytest.mark.slow
 def test_a_sweep_over_laws_bits_and_seeds_leaves_a_record_and_a_wandb_run_per_job_and_one_table(places, tmp_path):
     swept = ["gamma@stack.gamma=half,quarter", "stack.bits=7,9", "seed=0,1"]
-    command = [sys.executable, "-m", "bdia.train", "-m", *TINY, *places, *swept, "logger=default", "name=sweep"]
+    command = [sys.executable, "-m", "bdia.cli", "sweep", *TINY, *places, *swept, "logger=default", "name=sweep"]
     assert subprocess.run(command, env=ENVIRONMENT, timeout=600).returncode == 0
     records = read_records(tmp_path / "results")
     assert [record.status for record in records] == ["ok"] * 8
@@ -39,9 +41,66 @@ def test_a_sweep_over_laws_bits_and_seeds_leaves_a_record_and_a_wandb_run_per_jo
         assert sum(bits in row and gamma in row for row in rows) == 1
 
 
+def jobs(*overrides, sweep=False):
+    """What distinguishes the jobs."""
+    found = jobs_of(overrides, sweep)
+    common = set.intersection(*map(set, found))
+    return [" ".join(choice for choice in job if choice not in common) for job in found]
+
+
+def test_a_sweep_has_a_job_for_each_combination():
+    assert jobs("seed=0,1", "stack=bdia", "stack.bits=7,9", sweep=True) == [
+        "seed=0 stack.bits=7", "seed=0 stack.bits=9", "seed=1 stack.bits=7", "seed=1 stack.bits=9"
+    ]  # fmt: skip
+    assert jobs("seed=range(1,4)", sweep=True) == ["seed=1", "seed=2", "seed=3"]
+    assert jobs("stack=bdia") == jobs("stack=bdia", sweep=True) == [""]
+
+
+def test_an_experiments_sweep_is_found_and_what_is_given_takes_the_place_of_its_values():
+    stacks = ["standard", "checkpoint", "revvit", "bdia"]
+    assert jobs("experiment=demo") == [f"stack={name}" for name in stacks]
+    assert jobs("experiment=demo", "seed=1,2", "stack=bdia") == ["seed=1", "seed=2"]
+    assert len(jobs_of(["experiment=demo", "hydra.sweeper.params.seed='0,1,2'"])) == 12
+    assert jobs("experiment=demo", "hydra.mode=RUN") == [""]
+
+
+def test_several_values_without_a_sweep_are_refused():
+    with pytest.raises(InvalidValueError, match=r"seed=0,1: several values are a sweep, `bdia sweep`"):
+        jobs_of(["seed=0,1"])
+
+
+def test_the_jobs_are_those_that_hydra_runs(places, tmp_path):
+    overrides = [*TINY, *places, "trainer.max_epochs=1", "stack=standard,bdia", "trainer.enable_progress_bar=true"]
+    command = [sys.executable, "-m", "bdia.cli", "sweep", *overrides]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, cwd=tmp_path, timeout=600)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = [line for line in done.stdout.splitlines() if "[HYDRA]" not in line]
+    assert said[0] == f"records go to {tmp_path / 'results'}, checkpoints and logs to {tmp_path / 'runs'}"
+    assert said[1::6] == ["job 1 of 2: stack=standard", "job 2 of 2: stack=bdia"]
+    assert said[2].startswith("job 1 of 2: epoch 1 of 1, 0 s left; all jobs: about ")
+    assert [line.partition(" ")[0] for line in said[3:7]] == ["test", "peak", "record:", "checkpoint:"]
+    assert [record.status for record in read_records(tmp_path / "results")] == ["ok", "ok"]
+
+
 @pytest.mark.slow
-def test_a_failing_job_lets_its_siblings_finish_and_the_sweep_exits_with_1(places, tmp_path):
-    script = os.path.join(os.path.dirname(__file__), "..", "scripts", "train.py")
-    command = [sys.executable, script, "-m", *TINY, *places, "trainer.max_epochs=1", "stack.bits=99,9"]
-    assert subprocess.run(command, env=ENVIRONMENT, timeout=600).returncode == 1
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_job_refused_while_it_is_built_lets_its_siblings_finish(launcher, places, tmp_path):
+    overrides = [*TINY, *places, "trainer.max_epochs=1", "model.net.patch_size=5,8", f"hydra/launcher={launcher}"]
+    command = [sys.executable, "-m", "bdia.cli", "sweep", *overrides]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "model.net.patch_size" in done.stderr.splitlines()[-1]
+    assert any(line.startswith("job 1 of 2: error: ") for line in done.stderr.splitlines())
+    assert [record.status for record in read_records(tmp_path / "results")] == ["ok"]
+
+
+@pytest.mark.slow
+def test_an_accident_in_a_job_lets_its_siblings_finish_and_keeps_its_traceback(places, tmp_path):
+    (tmp_path / "accident.py").write_text("def net(width, **_):\n    return [][width]\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    overrides = [*TINY, *places, "trainer.max_epochs=1"]
+    choice = "model.net._target_=accident.net,bdia.models.VisionTransformer"
+    command = [sys.executable, "-m", "bdia.cli", "sweep", *overrides, choice]
+    done = subprocess.run(command, env=ENVIRONMENT | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1 and "return [][width]" in done.stderr
     assert [record.status for record in read_records(tmp_path / "results")] == ["failed", "ok"]

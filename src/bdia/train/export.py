@@ -236,14 +236,14 @@ def _write_timm(source: Source, folder: Path, example: object, arguments: dict[s
 def _check_timm_loads(net: nn.Module, folder: Path) -> None:
     import timm
 
-    way_out = "give arguments={...}, the keywords of timm.create_model that made it"
+    hint = "give arguments={...}, the keywords of timm.create_model that made it"
     try:
         again = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
     except (RuntimeError, TypeError, ValueError) as error:
-        raise InvalidValueError(f"timm cannot load the model again ({error}): {way_out}") from error
+        raise InvalidValueError(f"timm cannot load the model again ({error}): {hint}") from error
     for name, tensor in net.state_dict().items():
         if name not in again or not torch.equal(again[name], tensor):
-            raise InvalidValueError(f"timm does not load {name} again as it is: {way_out}")
+            raise InvalidValueError(f"timm does not load {name} again as it is: {hint}")
 
 
 _TIMM = """

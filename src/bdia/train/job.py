@@ -1,7 +1,6 @@
-"""One run: a config -> fit, test, one record. `bdia.train` is its command."""
+"""One run: a config -> fit, test, one record. `bdia train` is its command."""
 
 import contextlib
-import fcntl
 import gc
 import logging
 import math
@@ -9,33 +8,37 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from bdia import InvalidValueError, UnsupportedError
-from bdia.build import CONFIGS, build_callbacks, build_data, build_loggers, build_task, build_trainer
+from bdia import BdiaError, InvalidValueError, UnsupportedError
+from bdia.build import CONFIGS, build_callbacks, build_data, build_loggers, build_task, build_trainer, check_run
 from bdia.callbacks import MeasuringCallback
+from bdia.data.files import write_whole
+from bdia.data.module import DataModule
 from bdia.profiling.device import describe_device
 from bdia.results.identity import config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RunRecord, describe, status_of
 from bdia.results.store import write_record
-from bdia.train.progress import ProgressBar
+from bdia.tasks import Task
+from bdia.train.progress import SINGLE, Job, gamma_cost, progress, say_outcome
+from bdia.train.resume import Resume
 from bdia.train.weights import SET_BY_THE_RUN, find_weights, load_weights, train_once
 
 ROOT = CONFIGS.parent
 log = logging.getLogger("bdia")
 
-_NOT_THE_CONDITION = ("paths", "logger", "rerun")  # where things lie and what is logged do not change a result
-_NOT_THE_CONDITION_EITHER = (
+UNHASHED_PARTS = ("paths", "logger", "rerun")  # where things lie and what is logged do not change a result
+UNHASHED_KEYS = (
     "data.data_dir",
     "data.download",
     "data.cache_dir",
@@ -47,56 +50,34 @@ _NOT_THE_CONDITION_EITHER = (
 _GIT = git_state(ROOT)  # when the code was imported: a commit during a sweep does not change what runs
 
 
-class Resume(Callback):
-    """Continue at the very batch at which a checkpoint was written, and write one when the job is told to end."""
-
-    position: dict[str, Any] | None = None
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the loader's position."""
-        checkpoint["train_loader"] = trainer.train_dataloader.state_dict()
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the position until there is a loader."""
-        self.position = checkpoint.get("train_loader")
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the position; Lightning forgets to where the schedule's length was asked for before (2.6)."""
-        if self.position is not None:
-            trainer.train_dataloader.load_state_dict(self.position)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save at the batch boundary at which Lightning raises; inside validation or test the last epoch's stands."""
-        if isinstance(exception, SIGTERMException) and trainer.training:
-            trainer.save_checkpoint(Path(trainer.checkpoint_callback.dirpath) / "last.ckpt")
-
-
 def recorded_config(cfg: DictConfig) -> dict[str, Any]:
     """Return the resolved config without what is not part of the experiment's condition (paths, loggers)."""
     cfg = cfg.copy()
     if cfg.get("weights") is not None:
         cfg.weights = OmegaConf.merge(cfg.weights, dict.fromkeys(SET_BY_THE_RUN))
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for key in [*_NOT_THE_CONDITION_EITHER, *(f"weights.pretrain.{key}" for key in _NOT_THE_CONDITION_EITHER)]:
+    for key in [*UNHASHED_KEYS, *(f"weights.pretrain.{key}" for key in UNHASHED_KEYS)]:
         *groups, name = key.split(".")
         reduce(lambda node, group: node.get(group) or {}, groups, container).pop(name, None)
-    return {key: value for key, value in container.items() if key not in _NOT_THE_CONDITION}
+    return {key: value for key, value in container.items() if key not in UNHASHED_PARTS}
 
 
-def train(cfg: DictConfig) -> RunRecord:
-    """Train, test once, and write `<paths.results>/<name>/<run_id>.json`, whatever happens.
+def train(cfg: DictConfig, job: Job = SINGLE) -> RunRecord:
+    """Train, test once, and write `<paths.results>/<name>/<run_id>.json`.
 
     Checkpoints lie in `<paths.runs>/<name>/<config hash>_s<seed>`, so the same config continues an interrupted
     run; a config that has ended well there is not run again unless `rerun=true`.
 
+    Args:
+        job: its place in a sweep, for what is printed.
     Returns:
         The record; for a config that has already ended well, the one on disk.
     Raises:
-        ValueError: more than one device; the text of a finished run has changed. RuntimeError: another process trains
-        the same config in the same folder.
+        BdiaError: the config, the data or the machine do not allow the run. Before the first batch it leaves nothing
+        behind.
         Whatever the run raised, after a record with status "failed", "oom" or "interrupted" was written.
     """
-    _check_devices(cfg.trainer.devices)
+    check_run(cfg)
     cfg = find_weights(cfg, lambda first: train_once(first, recorded_config(first), train))
     recorded = recorded_config(cfg)
     sha = config_sha256(recorded)
@@ -107,34 +88,62 @@ def train(cfg: DictConfig) -> RunRecord:
         _check_same_text(cfg, record)
         log.warning("already done by commit %s: %s. rerun=true runs it again.", record.git["sha"][:7], done)
         return record
-    with _lock(run_dir):
-        return _run_and_record(cfg, recorded, sha, run_dir)
+    found = Measured()
+    with _held(run_dir, found):
+        return _run_and_record(cfg, recorded, sha, run_dir, found, job)
 
 
-def _run_and_record(cfg: DictConfig, recorded: dict[str, Any], sha: str, run_dir: Path) -> RunRecord:
+@dataclass
+class Measured:
+    """What a run has measured so far, whatever becomes of it; `trained` from its first batch on."""
+
+    rows: list[Metric] = field(default_factory=list)
+    signatures: dict[str, str] = field(default_factory=dict)
+    trained: bool = False
+
+
+class Began(Callback):
+    """Note the first batch: what goes wrong from there on is a result, and gets a record."""
+
+    def __init__(self, found: Measured) -> None:
+        self.found = found
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note it."""
+        self.found.trained = True
+
+
+def _run_and_record(
+    cfg: DictConfig, recorded: dict[str, Any], sha: str, run_dir: Path, found: Measured, job: Job
+) -> RunRecord:
     started, clock = datetime.now(UTC), time.perf_counter()
     record = RunRecord(
         run_id=run_id(started, _GIT["sha"], sha, cfg.seed), experiment=cfg.name, status="ok", seed=cfg.seed,
         git=_GIT, config=recorded, config_sha256=sha, device=describe_device(cfg.trainer.accelerator),
         precision=str(cfg.trainer.precision), started_utc=started.isoformat(), wall_s=0.0, metrics=[], error=None,
     )  # fmt: skip
-    rows: list[Metric] = []
-    signatures: dict[str, str] = {}
     try:
-        _fit_and_test(cfg, recorded, run_dir, rows, signatures)
+        _fit_and_test(cfg, recorded, run_dir, found, job)
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; the model must not stay with it
+        if isinstance(error, BdiaError) and not found.trained:
+            raise
         record = replace(record, status=status_of(error), error=describe(error))
+        _write(record, found, clock, cfg, run_dir)
         raise
     finally:
         free_memory()
-        record = replace(record, metrics=rows, signatures=signatures, wall_s=round(time.perf_counter() - clock, 3))
-        path = write_record(record, Path(cfg.paths.results))
-        again = ": the same command continues" if record.status == "interrupted" else ""
-        log.info("%s; record: %s", _test_results(record) or record.status + again, path)
-    shutil.copy(path, run_dir / "record.tmp")
-    (run_dir / "record.tmp").replace(run_dir / "record.json")
-    log.info("checkpoint: %s", run_dir / "final.ckpt")
+    return _write(record, found, clock, cfg, run_dir)
+
+
+def _write(record: RunRecord, found: Measured, clock: float, cfg: DictConfig, run_dir: Path) -> RunRecord:
+    """Write the record, of a run that ended well also beside its weights, and print what came out."""
+    seconds = round(time.perf_counter() - clock, 3)
+    record = replace(record, metrics=found.rows, signatures=found.signatures, wall_s=seconds)
+    path = write_record(record, Path(cfg.paths.results))
+    if record.status == "ok":
+        write_whole(run_dir / "record.json", path.read_text(encoding="utf-8"))
+    say_outcome(record, path, run_dir)
     return record
 
 
@@ -148,55 +157,54 @@ def _check_same_text(cfg: DictConfig, record: RunRecord) -> None:
             )
 
 
-def _check_devices(devices: Any) -> None:
-    count = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
-    if str(count) != "1":
-        raise InvalidValueError(
-            f"trainer.devices={devices}: a run and its record cover one device, wanted 1. Run one job per device "
-            "(hydra/launcher=joblib), or use bdia.reversible in a DDP or FSDP2 script of your own"
-        )
-
-
 @contextlib.contextmanager
-def _lock(run_dir: Path) -> Iterator[None]:
-    """Hold the run's folder, so that two processes never write the same checkpoint."""
+def _held(run_dir: Path, found: Measured) -> Iterator[None]:
+    """Hold the run's folder, so that two processes never write the same checkpoint.
+
+    A run that is refused before its first batch leaves no new folder behind.
+    """
+    is_new = not run_dir.exists()
     run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UnsupportedError(
-                f"another process trains this config in {run_dir}: wait for it, or set another seed or paths.runs"
-            ) from error
+    lock = FileLock(run_dir / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise UnsupportedError(
+            f"another process trains this config in {run_dir}: wait for it, or set another seed or paths.runs"
+        ) from error
+    try:
         yield
+    except BdiaError:
+        if is_new and not found.trained:
+            shutil.rmtree(run_dir)
+            with contextlib.suppress(OSError):  # other runs are in it
+                run_dir.parent.rmdir()
+        raise
+    finally:
+        lock.release()
 
 
-def _fit_and_test(
-    cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, rows: list[Metric], signatures: dict[str, str]
-) -> None:
-    """Seed first, then build, fit, test; what was measured goes into `rows` and `signatures` even if this raises."""
+def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, found: Measured, job: Job) -> None:
+    """Seed first, then build, fit, test; what was measured goes into `found` even if this raises."""
     seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
-    rows += [_metric(name, value) for name, value in data.facts.items()]
+    found.rows += [_metric(name, value) for name, value in data.facts.items()]
     task = build_task(cfg, data.net_arguments, data.task_arguments)
     if cfg.get("weights") is not None:
         fresh = load_weights(task.net, Path(cfg.weights.found))
         log.info("starts from %s%s", cfg.weights.found, f" but for {', '.join(fresh)}" if fresh else "")
     data.save(run_dir)
     OmegaConf.save(OmegaConf.create(recorded), run_dir / "config.yaml")
-    bar = [ProgressBar()] if cfg.trainer.get("enable_progress_bar", True) else []
-    callbacks = [*build_callbacks(cfg, run_dir), Resume(), *bar]
+    shown = [progress(job)] if cfg.trainer.get("enable_progress_bar", True) else []
+    callbacks = [*build_callbacks(cfg, run_dir), Resume(), Began(found), *shown]
     loggers = build_loggers(cfg, run_dir, f"{run_dir.name}_{_stack_name(recorded)}", recorded)
     outcome = "failed"
     try:
         trainer = build_trainer(cfg, callbacks, loggers, run_dir)
         if cfg.stack.get("memory_budget") is not None:
-            from bdia.profiling.fit_run import fit_run_to_memory  # here: it reads every kind of model
-
-            on_cuda = trainer.strategy.root_device.type == "cuda"
-            fit = fit_run_to_memory(cfg, data, task, on_cuda)
-            rows.append(_metric("kept_blocks", fit.kept_blocks))
-            log.info("%s", fit)
+            found.rows.append(_metric("kept_blocks", _fit_to_memory(cfg, data, task, trainer)))
+        if cost := gamma_cost(task.net):
+            log.info("%s", cost)
         last = run_dir / "last.ckpt"
         if last.exists():
             log.info("continues from %s", last)
@@ -206,20 +214,22 @@ def _fit_and_test(
         last.unlink(missing_ok=True)
         outcome = "success"
     finally:
-        signatures |= task.signatures
-        rows.append(_metric("parameters", sum(p.numel() for p in task.parameters())))
-        rows += [
-            _metric(*row) for callback in callbacks if isinstance(callback, MeasuringCallback) for row in callback.rows
-        ]
+        found.signatures |= task.signatures
+        found.rows.append(_metric("parameters", sum(p.numel() for p in task.parameters())))
+        measured = [callback.rows for callback in callbacks if isinstance(callback, MeasuringCallback)]
+        found.rows += [_metric(*row) for rows in measured for row in rows]
         for logger in loggers:
             logger.finalize(outcome)
         _close_wandb(outcome)
 
 
-def _test_results(record: RunRecord) -> str:
-    """Return e.g. "test loss 1.589 nat, test accuracy 45.4 %"; "" where nothing was tested."""
-    rows = [row for row in record.metrics if row.split == "test"]
-    return ", ".join(f"test {row.name} {row.value:.4g} {row.unit}".removesuffix(" 1") for row in rows)
+def _fit_to_memory(cfg: DictConfig, data: DataModule, task: Task, trainer: Trainer) -> int:
+    """Choose the blocks that keep their activations; returns how many."""
+    from bdia.profiling.fit_run import fit_run_to_memory  # here: it reads every kind of model
+
+    fit = fit_run_to_memory(cfg, data, task, trainer.strategy.root_device.type == "cuda")
+    log.info("%s", fit)
+    return fit.kept_blocks
 
 
 def _metric(name: str, value: float, split: str | None = None, step: int | None = None) -> Metric:

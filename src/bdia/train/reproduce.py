@@ -1,10 +1,9 @@
-"""`make reproduce-*`: choose a scale, say what it will take, run the sweep, print the table.
+"""`bdia reproduce`: choose a scale, say what it will take, run the sweep, print the table.
 
 Scales: "paper" is the published setting, "cpu" the same comparison in the low-data regime for two cores, "smoke" takes
 a minute or two (text: on the embedded data).
 """
 
-import argparse
 import os
 import signal
 import statistics
@@ -19,7 +18,6 @@ from omegaconf import DictConfig
 
 from bdia import InvalidValueError
 from bdia.build import build_data, build_task, compose
-from bdia.data.errors import DataNotFoundError
 from bdia.data.module import DataModule
 from bdia.profiling.workload import Workload
 from bdia.results import table_text
@@ -44,10 +42,10 @@ def choose_scale(asked: str | None, has_gpu: bool) -> tuple[str, str]:
         ValueError: a scale that does not exist.
     """
     if asked and asked not in SCALES:
-        raise InvalidValueError(f"SCALE={asked}: wanted one of {', '.join(SCALES)}")
+        raise InvalidValueError(f"scale={asked}: wanted one of {', '.join(SCALES)}; set scale")
     if asked:
-        return asked, f"SCALE={asked} was asked for"
-    return ("paper", "a CUDA GPU is here") if has_gpu else ("cpu", "no CUDA GPU is here; SCALE=paper would insist")
+        return asked, f"scale={asked} was asked for"
+    return ("paper", "a CUDA GPU is here") if has_gpu else ("cpu", "no CUDA GPU is here; scale=paper would insist")
 
 
 def sweep_of(experiment: str) -> list[list[str]]:
@@ -86,14 +84,16 @@ def estimate_minutes(experiment: str, data: DataModule, seeds: int, device: str,
     return total * seeds / jobs / 60
 
 
-def run(recipe: str, asked: str | None, seeds: int, results: Path) -> int:
+def reproduce(recipe: str, asked: str | None, seeds: int, results: Path) -> int:
     """Run a recipe's variants with `seeds` seeds; an interrupted sweep goes on where it was. Returns the exit code.
 
     Raises:
-        ValueError: no such scale, or no seed. DataNotFoundError, DataCorruptError: before anything runs.
+        ValueError: no such recipe or scale, or no seed. DataNotFoundError, DataCorruptError: before anything runs.
     """
+    if recipe not in RECIPES:
+        raise InvalidValueError(f"recipe={recipe}: wanted one of {', '.join(RECIPES)}; set recipe")
     if seeds < 1:
-        raise InvalidValueError(f"SEEDS={seeds}: wanted at least 1")
+        raise InvalidValueError(f"seeds={seeds}: wanted at least 1; set seeds")
     has_gpu = torch.cuda.is_available()
     scale, why = choose_scale(asked, has_gpu)
     experiment = RECIPES[recipe] + ("" if scale == "paper" else f"_{scale}")
@@ -140,26 +140,3 @@ def run_sweep(command: list[str], one_thread: bool) -> int:
         for signum, handler in before.items():
             signal.signal(signum, handler)
     return 128 - code if code < 0 else code
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", choices=tuple(RECIPES))
-    parser.add_argument("--scale", default=None, help=f"{', '.join(SCALES)}; default: paper with a GPU, else cpu")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds per variant")
-    parser.add_argument("--data-dir", default=None, help="folder of the data; default: $BDIA_DATA, else data")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
-    arguments = parser.parse_args(argv)
-    if arguments.data_dir:
-        if not Path(arguments.data_dir).is_dir():
-            sys.exit(f"error: DATA={arguments.data_dir}: no such folder; wanted one with the data")
-        os.environ["BDIA_DATA"] = arguments.data_dir
-    try:
-        sys.exit(run(arguments.recipe, arguments.scale or None, arguments.seeds, arguments.results))
-    except (ValueError, DataNotFoundError) as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,13 +9,13 @@ The config's node `weights`, which only some experiments have:
   found      set by the run: the file, or the folder
 """
 
-import fcntl
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
@@ -119,8 +119,7 @@ def train_once(cfg: DictConfig, recorded: dict[str, Any], train: Callable[[DictC
     key = config_sha256(recorded)[:8]
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{key}_s{cfg.seed}" / "final.ckpt"
-    with open(folder / f"{key}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / f"{key}.lock"):
         if not (checkpoint.parent / "record.json").exists():
             log.warning("pretrains into %s", checkpoint.parent)
             train(cfg)

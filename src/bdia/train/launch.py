@@ -1,0 +1,141 @@
+"""From the command line to jobs: check all of them, then let Hydra run them, one or a sweep.
+
+Everything that can be refused is refused before Hydra makes a folder. torch is imported once the choices compose.
+"""
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Collection, Sequence
+from itertools import product
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from bdia import BdiaError, InvalidValueError
+from bdia.build import CONFIGS, check_run, completed, compose
+
+
+def launch(overrides: Sequence[str], sweep: bool = False) -> None:
+    """Train the job, or all jobs of a sweep: `sweep`, or an experiment that says so.
+
+    Raises:
+        BdiaError: a choice of any of the jobs is refused, and nothing was written; else what a job raised.
+        SystemExit: 143 after SIGTERM.
+    """
+    jobs = jobs_of(overrides, sweep)
+    for job in jobs:
+        cfg = compose(job)
+        check_run(cfg)
+    if Path.cwd() != CONFIGS.parent:  # not a checkout
+        results, runs = (Path(cfg.paths[name]).resolve() for name in ("results", "runs"))
+        print(f"records go to {results}, checkpoints and logs to {runs}", flush=True)
+    count, varied = len(jobs), {key for key, values in _by_key(jobs).items() if len(values) > 1}
+    refused: list[BdiaError] = []
+
+    def task(cfg: DictConfig) -> float | None:
+        try:
+            return run_job(cfg, count, varied)
+        except BdiaError as error:
+            if not _in_this_process():
+                raise
+            refused.append(error)  # raised below: Hydra would print a line of its own
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing them with its advice
+    sys.argv = ["bdia", *overrides, *(["--multirun"] if sweep else [])]
+    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(task)()
+    if refused:
+        raise refused[0]
+
+
+def _in_this_process() -> bool:
+    """Tell whether Hydra runs jobs one after another in this process."""
+    own = HydraConfig.get()
+    return own.mode == RunMode.RUN or own.launcher._target_.endswith("BasicLauncher")
+
+
+def jobs_of(overrides: Sequence[str], sweep: bool = False) -> list[list[str]]:
+    """Return the overrides of each job, as Hydra's sweeper makes them: of keys given twice the last one counts.
+
+    Raises:
+        ValueError: an override that cannot be read, or values of a sweep where there is none.
+    """
+    firsts, given = [], {}
+    for text in overrides:
+        key, values = _values(text)
+        firsts.append(values[0])
+        given[key] = values
+    cfg = compose(firsts, return_hydra_config=True)
+    if not (sweep or cfg.hydra.mode == RunMode.MULTIRUN):
+        compose(overrides)  # refuses several values
+        return [list(overrides)]
+    swept = dict(_values(f"{key}={values}") for key, values in (cfg.hydra.sweeper.get("params") or {}).items())
+    ours = {key: values for key, values in given.items() if not key.startswith("hydra.")}
+    hydras = [text for key, values in given.items() if key.startswith("hydra.") for text in values]
+    return [[*job, *hydras] for job in product(*(swept | ours).values())]
+
+
+def _by_key(jobs: Sequence[Sequence[str]]) -> dict[str, set[str]]:
+    """Return the values that each key has in the jobs."""
+    found: dict[str, set[str]] = {}
+    for job in jobs:
+        for choice in job:
+            key, _, value = choice.partition("=")
+            found.setdefault(key, set()).add(value)
+    return found
+
+
+def _values(text: str) -> tuple[str, list[str]]:
+    """Return the key of an override, and the override with each of its values."""
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        compose([text])
+        raise InvalidValueError(f"{text}: wanted key=value") from error
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return key, [text]
+    if not override.is_discrete_sweep():
+        raise InvalidValueError(f"{text}: wanted values such as 1,2 or range(1,3)")
+    return key, [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def run_job(cfg: DictConfig, count: int = 1, varied: Collection[str] = ()) -> float | None:
+    """Run one job; returns the test accuracy, BLEU or else loss for sweepers.
+
+    Args:
+        count: of the sweep's jobs.
+        varied: keys whose value differs between them.
+    """
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from bdia.train.job import train
+    from bdia.train.progress import SINGLE, Job, say
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    own = HydraConfig.get()
+    job = SINGLE
+    if own.mode == RunMode.MULTIRUN:
+        own_choices = " ".join(choice for choice in own.overrides.task if choice.partition("=")[0] in varied)
+        job = Job(own.job.num + 1, count, in_turn=_in_this_process())
+        say(f"{job}: {own_choices}")
+    try:
+        record = train(completed(cfg), job)
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # Lightning exits with 0, which a launcher takes for success
+    except Exception as error:
+        if (
+            own.mode == RunMode.MULTIRUN
+        ):  # the other jobs go on; the first error is raised at the end, without its place
+            told = f"error: {error}" if isinstance(error, BdiaError) else traceback.format_exc()
+            print(f"{job}: {told}", file=sys.stderr, flush=True)
+        raise
+    results = (record.final(name, "test") for name in ("accuracy", "bleu", "loss"))
+    return next((value for value in results if value is not None), None)

@@ -1,0 +1,31 @@
+"""Continue an interrupted run at the very batch at which it was stopped."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+
+class Resume(Callback):
+    """Save and restore the loader's position; write a checkpoint when the job is told to end."""
+
+    position: dict[str, Any] | None = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save the loader's position."""
+        checkpoint["train_loader"] = trainer.train_dataloader.state_dict()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the position until there is a loader."""
+        self.position = checkpoint.get("train_loader")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the position. Lightning 2.6 forgets it where the schedule's length was asked for before."""
+        if self.position is not None:
+            trainer.train_dataloader.load_state_dict(self.position)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save at the batch boundary at which Lightning raises. In validation and test the last epoch's file stays."""
+        if isinstance(exception, SIGTERMException) and trainer.training:
+            trainer.save_checkpoint(Path(trainer.checkpoint_callback.dirpath) / "last.ckpt")
