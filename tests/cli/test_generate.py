@@ -1,4 +1,4 @@
-"""`python -m bdia.cli.generate`: a prompt in, its continuations out."""
+"""`bdia generate`: a prompt in, its continuations out."""
 
 import re
 from functools import partial
@@ -6,9 +6,11 @@ from functools import partial
 import pytest
 import torch
 
-import bdia.cli.arguments
+import bdia.build
 import bdia.cli.generate
+import bdia.models.sampling
 from bdia.cli.generate import BETWEEN_SAMPLES
+from bdia.cli.main import main
 from bdia.data.text.tokenizer import BOS, END_OF_DOCUMENT, EOS, PAD, Bytes
 from bdia.models import Gpt2
 from bdia.models.sampling import generate
@@ -37,10 +39,10 @@ def write(task, monkeypatch, capfd):
     """write(*arguments): (exit code, standard output, standard error)."""
 
     def call(*arguments, loaded=lambda path: task):
-        monkeypatch.setattr(bdia.cli.arguments, "load_run", loaded)
+        monkeypatch.setattr(bdia.build, "load_run", loaded)
         code = 0
         try:
-            bdia.cli.generate.main(["checkpoint=runs/x/final.ckpt", *arguments])
+            main(["generate", "checkpoint=runs/x/final.ckpt", *arguments])
         except SystemExit as error:
             code = error.code
         return code, *capfd.readouterr()
@@ -80,7 +82,7 @@ def test_the_sampling_options_reach_the_sampling(write):
 
 def test_an_empty_prompt_begins_a_new_document(task, write, monkeypatch):
     seen = []
-    monkeypatch.setattr(bdia.cli.generate, "generate", lambda net, rows, *args, **options: seen.append(rows) or rows)
+    monkeypatch.setattr(bdia.models.sampling, "generate", lambda net, rows, *args, **options: seen.append(rows) or rows)
     for arguments in ([], ["prompt="]):
         assert write(*arguments, "samples=2")[0] == 0
     start = task.tokenizer.token_to_id(END_OF_DOCUMENT)
@@ -103,13 +105,13 @@ def translation(path):
 @pytest.mark.parametrize(
     ("arguments", "loaded", "message"),
     [
-        (["promt=x"], None, r"promt=x: wanted key=value with one of the keys checkpoint, prompt, new_tokens, "),
+        (["promt=x"], None, r"promt=x: wanted prompt=x$"),
         (["new_tokens=many"], None, r"new_tokens=many: wanted int"),
         (["temperature=[1"], None, r"temperature=\[1: wanted float"),
         (["top_k=0"], None, r"top_k=0: wanted at least 1"),
         (["samples=0"], None, r"samples=0: wanted at least 1"),
         (["prompt=abc", "new_tokens=63"], None, r"need 65 positions, the net has 64: set new_tokens to at most 62"),
-        ([], lambda path: make_task([]), r"prompt is empty and the tokenizer has no <\|endoftext\|>"),
+        ([], lambda path: make_task([]), r"prompt is empty and the tokenizer has no token that begins a document"),
         ([], translation, r"final\.ckpt is of Translation, wanted LanguageModeling: set checkpoint"),
     ],
 )
@@ -121,10 +123,11 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_2(task, write, arguments, 
 
 
 def test_help_names_every_argument(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        bdia.cli.generate.main(["--help"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "nonesuch=1"])
+    main(["generate", "--help"])
     shown = capsys.readouterr().out
-    assert "Usage: python -m bdia.cli.generate checkpoint=" in shown
+    assert "Usage: bdia generate checkpoint=" in shown
     for name, default in vars(bdia.cli.generate.Arguments()).items():
         wanted = f"  {name} " if name == "checkpoint" else f"  {name}={'null' if default is None else default}"
         assert wanted in shown

@@ -1,11 +1,12 @@
-"""`python -m bdia.cli.plan`: arguments, the table, the file."""
+"""`bdia plan`: arguments, the table, the file."""
 
 import json
 import re
 
 import pytest
 
-from bdia.cli.plan import Arguments, main
+from bdia.cli.main import main
+from bdia.cli.plan import Arguments
 from bdia.cli.plan import __doc__ as usage
 from bdia.profiling.planner import STACKS
 
@@ -19,7 +20,7 @@ def call(capsys):
     def run(*arguments):
         code = 0
         try:
-            main(list(arguments))
+            main(["plan", *arguments])
         except SystemExit as error:
             code = error.code
         return code, *capsys.readouterr()
@@ -69,7 +70,7 @@ def test_memory_adds_what_fits_and_what_to_paste_and_out_writes_it(call, tmp_pat
     [
         (["batch=8"], "model is missing"),
         (["model=vit_demo"], "batch is missing"),
-        (["model=nonesuch", "batch=1"], "Could not find 'model/nonesuch'"),
+        (["model=nonesuch", "batch=1"], "model=nonesuch: no such file in configs/model"),
         (["model=vit_demo", "batch=0"], "batch=0: wanted at least 1"),
         (["model=vit_demo", "batch=x"], "batch=x: wanted int"),
         (["model=vit_demo", "batch=1", "depth=0"], "depth=0: wanted at least 1; set depth"),

@@ -1,4 +1,4 @@
-"""`python -m bdia.cli.translate`: lines in, as many lines out."""
+"""`bdia translate`: lines in, as many lines out."""
 
 import io
 import re
@@ -8,8 +8,10 @@ from functools import partial
 import pytest
 import torch
 
-import bdia.cli.arguments
+import bdia.build
 import bdia.cli.translate
+from bdia import MissingFileError
+from bdia.cli.main import main
 from bdia.data.text.tokenizer import BOS, END_OF_DOCUMENT, EOS, PAD, Bytes
 from bdia.tasks import LanguageModeling, Translation
 from helpers.text_models import small_gpt2, small_seq2seq
@@ -30,16 +32,16 @@ def task():
 @pytest.fixture
 def translate(task, monkeypatch, capfd):
     """translate(text, *arguments): (exit code, standard output, standard error)."""
-    monkeypatch.setattr(bdia.cli.arguments, "load_run", lambda path: task)
+    monkeypatch.setattr(bdia.build, "load_run", lambda path: task)
 
     def call(text, *arguments, loaded=None):
         if loaded is not None:
-            monkeypatch.setattr(bdia.cli.arguments, "load_run", loaded)
+            monkeypatch.setattr(bdia.build, "load_run", loaded)
         data = text if isinstance(text, bytes) else text.encode()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="ascii"))
         code = 0
         try:
-            bdia.cli.translate.main(["checkpoint=runs/x/final.ckpt", *arguments])
+            main(["translate", "checkpoint=runs/x/final.ckpt", *arguments])
         except SystemExit as error:
             code = error.code
         out, error = capfd.readouterr()
@@ -99,14 +101,14 @@ def language_model(path):
 
 
 def missing(path):
-    raise FileNotFoundError(f"checkpoint={path}: not found;\nwanted a file")
+    raise MissingFileError(f"checkpoint={path}: not found;\nwanted a file")
 
 
 @pytest.mark.parametrize(
     ("arguments", "text", "loaded", "message"),
     [
-        (["beams=2"], "un", None, r"beams=2: wanted key=value with one of the keys checkpoint, beam, batch_size, "),
-        (["beam"], "un", None, r"beam: wanted key=value"),
+        (["beams=2"], "un", None, r"beams=2: wanted beam=2$"),
+        (["beam"], "un", None, r"beam: wanted beam="),
         (["beam=two"], "un", None, r"beam=two: wanted int"),
         (["beam=0"], "un", None, r"lines 1 to 1: beam=0: wanted at least 1"),
         (["batch_size=0"], "un", None, r"batch_size=0: wanted at least 1"),
@@ -126,15 +128,14 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_2(translate, arguments, te
 
 def test_a_checkpoint_must_be_given(capsys):
     with pytest.raises(SystemExit, match="2"):
-        bdia.cli.translate.main([])
+        main(["translate"])
     assert "checkpoint is missing: wanted checkpoint=..." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_names_every_argument(capsys, flag):
-    with pytest.raises(SystemExit, match="0"):
-        bdia.cli.translate.main([flag])
+    main(["translate", flag])
     shown = capsys.readouterr().out
-    assert "Usage: python -m bdia.cli.translate checkpoint=" in shown
+    assert "Usage: bdia translate checkpoint=" in shown
     for name, default in vars(bdia.cli.translate.Arguments()).items():
         assert f"  {name} " in shown if name == "checkpoint" else f"  {name}={default or 'null'}" in shown

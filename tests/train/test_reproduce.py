@@ -9,10 +9,10 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from bdia.cli.main import main
 
 import bdia.train.reproduce
 from bdia.build import CONFIGS, build_data
+from bdia.cli.main import main
 from bdia.train.reproduce import (
     RECIPES,
     SCALES,

@@ -1,52 +1,27 @@
-"""What the commands for trained models share: `key=value` arguments, errors of one line, opening a run."""
+"""`key=value` arguments of the verbs that have their own, and what the verbs for trained models share."""
+
+from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
-from hydra.errors import InstantiationException
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bdia import InvalidValueError
-from bdia.build import load_run
-from bdia.profiling.device import read_device
-from bdia.tasks import Task
 
+if TYPE_CHECKING:
+    from bdia.tasks import Task
+
+MISSING = "???"  # OmegaConf's word for a value that must be given
 Arguments = TypeVar("Arguments")
-
-# What a wrong argument, file or text raises below; one line of it says enough.
-_REFUSALS = (ValueError, OSError, ArithmeticError, InstantiationException, OmegaConfBaseException)
-
-
-def command(run: Callable[[Arguments], None], defaults: Arguments, usage: str, argv: Sequence[str] | None) -> None:
-    """Read the arguments and call `run` with them.
-
-    Args:
-        run: the command.
-        defaults: dataclass of all arguments; a field of OmegaConf's MISSING must be given.
-        usage: printed for --help.
-        argv: arguments; None takes those of the process.
-    Raises:
-        SystemExit: 0 after --help; 2 after an error, of which stderr then shows one line.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        print(usage.strip())
-        sys.exit(0)
-    try:
-        run(read_arguments(defaults, argv))
-    except _REFUSALS as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
 
 
 def read_arguments(defaults: Arguments, argv: Sequence[str]) -> Arguments:
     """Return the defaults changed by `key=value` arguments: texts as they stand, everything else as YAML.
 
+    Args:
+        defaults: dataclass of all arguments; a field that is `MISSING` must be given.
     Raises:
         ValueError: an unknown key, a value of another type, a missing argument.
     """
@@ -55,8 +30,10 @@ def read_arguments(defaults: Arguments, argv: Sequence[str]) -> Arguments:
     for argument in argv:
         key, equals, text = argument.partition("=")
         if not equals or key not in fields:
-            raise InvalidValueError(f"{argument}: wanted key=value with one of the keys {', '.join(fields)}")
-        given[key] = text if fields[key].type is str else _read_value(defaults, key, text)
+            near = get_close_matches(key, fields, n=1)
+            meant = f"{near[0]}={text}" if near else f"key=value with one of the keys {', '.join(fields)}"
+            raise InvalidValueError(f"{argument}: wanted {meant}")
+        given[key] = text if fields[key].type in (str, "str") else _read_value(defaults, key, text)
     for key in fields:
         if key not in given and getattr(defaults, key) == MISSING:
             raise InvalidValueError(f"{key} is missing: wanted {key}=..., see --help")
@@ -64,6 +41,10 @@ def read_arguments(defaults: Arguments, argv: Sequence[str]) -> Arguments:
 
 
 def _read_value(defaults: Any, key: str, text: str) -> Any:
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         value = OmegaConf.merge(OmegaConf.structured(defaults), OmegaConf.from_cli([f"{key}={text}"]))[key]
         return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
@@ -72,19 +53,22 @@ def _read_value(defaults: Any, key: str, text: str) -> Any:
         raise InvalidValueError(f"{key}={text}: wanted {getattr(kind, '__name__', kind)}; set {key}") from error
 
 
-def open_run(checkpoint: str, kind: type[Task], device: str, way_out: str) -> Task:
+def open_run(checkpoint: str, kind: type[Task], device: str, hint: str) -> Task:
     """Return the trained task of a checkpoint, on the device.
 
     Args:
         kind: class of task that the command can use.
-        way_out: what to do with another one, the end of the error.
+        hint: what to do with another one, the end of the error.
     Raises:
         ValueError: another task, or no such device; and what `load_run` raises.
     """
+    from bdia.build import load_run
+    from bdia.profiling.device import read_device
+
     place = read_device(device)
     task = load_run(Path(checkpoint))
     if not isinstance(task, kind):
         raise InvalidValueError(
-            f"checkpoint={checkpoint} is of {type(task).__name__}, wanted {kind.__name__}: set checkpoint to {way_out}"
+            f"checkpoint={checkpoint} is of {type(task).__name__}, wanted {kind.__name__}: set checkpoint to {hint}"
         )
     return task.to(place)

@@ -1,6 +1,6 @@
 """Write a trained model as files that transformers, timm or plain PyTorch load without this package.
 
-Usage: python -m bdia.cli.export checkpoint=runs/<experiment>/<run>/final.ckpt to=folder format=transformers
+Usage: bdia export checkpoint=runs/<experiment>/<run>/final.ckpt to=folder format=transformers
 
   checkpoint       weights of a run; its config.yaml lies beside it, and its tokenizer.json if it read text
   to               folder to be made; one that is there is refused
@@ -10,15 +10,15 @@ Usage: python -m bdia.cli.export checkpoint=runs/<experiment>/<run>/final.ckpt t
   drop_rounding=false  true: the files hold the model without the rounding that stack.quantize_eval adds at inference
 
 From Python: bdia.export(model, "folder", "transformers").
+
+Example:
+  bdia export checkpoint=runs/custom/<run>/final.ckpt to=my-gpt2 format=transformers
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from omegaconf import MISSING
-
-from bdia.cli.arguments import command
-from bdia.train.export import export
+from bdia.cli.arguments import MISSING, read_arguments
 
 
 @dataclass
@@ -31,16 +31,9 @@ class Arguments:
     drop_rounding: bool = False
 
 
-def run(arguments: Arguments) -> None:
+def run(argv: Sequence[str]) -> None:
     """Write the files and print their folder."""
-    found = export(arguments.checkpoint, arguments.to, arguments.format, drop_rounding=arguments.drop_rounding)
-    print(found)
+    arguments = read_arguments(Arguments(), argv)
+    from bdia.train.export import export
 
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line."""
-    command(run, Arguments(), __doc__, argv)
-
-
-if __name__ == "__main__":
-    main()
+    print(export(arguments.checkpoint, arguments.to, arguments.format, drop_rounding=arguments.drop_rounding))

@@ -1,6 +1,6 @@
 """Continue a text with a trained GPT-2.
 
-Usage: python -m bdia.cli.generate checkpoint=runs/<experiment>/<run>/final.ckpt [prompt="Once upon"] [key=value ...]
+Usage: bdia generate checkpoint=runs/<experiment>/<run>/final.ckpt [prompt="Once upon"] [key=value ...]
 
   checkpoint       weights of a language model's run; its config.yaml and tokenizer.json lie beside it
   prompt=          text to continue; empty begins a new document
@@ -11,21 +11,25 @@ Usage: python -m bdia.cli.generate checkpoint=runs/<experiment>/<run>/final.ckpt
   seed=0           of the sampling
   samples=1        texts to write; a line of dashes stands between two
   device=cpu       or cuda
+
+Example:
+  bdia generate checkpoint=runs/custom/<run>/final.ckpt prompt="The import statement" temperature=0.8 top_p=0.95
 """
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from omegaconf import MISSING
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING
 
 from bdia import InvalidValueError
-from bdia.cli.arguments import command, open_run
-from bdia.data.text.tokenizer import END_OF_DOCUMENT
-from bdia.models.sampling import generate
-from bdia.tasks import LanguageModeling, Task
+from bdia.cli.arguments import MISSING, open_run, read_arguments
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from bdia.tasks import Task
 
 BETWEEN_SAMPLES = "-" * 20
 
@@ -51,10 +55,15 @@ def sample_texts(task: Task, arguments: Arguments) -> list[str]:
     Raises:
         ValueError: an argument out of range, or a prompt and new tokens longer than the net's positions.
     """
+    import torch
+
+    from bdia.data.text.tokenizer import END_OF_DOCUMENT
+    from bdia.models.sampling import generate
+
     if arguments.samples < 1:
         raise InvalidValueError(f"samples={arguments.samples}: wanted at least 1; set samples")
-    device = task.device
-    rows = torch.tensor([_prompt_ids(task.tokenizer, arguments.prompt)] * arguments.samples, device=device)
+    device, start = task.device, task.tokenizer.token_to_id(END_OF_DOCUMENT)
+    rows = torch.tensor([_prompt_ids(task.tokenizer, arguments.prompt, start)] * arguments.samples, device=device)
     found = generate(
         task.net,
         rows,
@@ -63,30 +72,23 @@ def sample_texts(task: Task, arguments: Arguments) -> list[str]:
         arguments.top_k,
         arguments.top_p,
         torch.Generator(device).manual_seed(arguments.seed),
-        stop_id=task.tokenizer.token_to_id(END_OF_DOCUMENT),
+        stop_id=start,
     )
     return task.tokenizer.decode_batch(found.tolist())  # leaves control tokens out
 
 
-def _prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    start = tokenizer.token_to_id(END_OF_DOCUMENT)
+def _prompt_ids(tokenizer: Tokenizer, prompt: str, start: int | None) -> list[int]:
     if not prompt and start is None:
-        raise InvalidValueError(f"prompt is empty and the tokenizer has no {END_OF_DOCUMENT} to begin with: set prompt")
+        raise InvalidValueError("prompt is empty and the tokenizer has no token that begins a document: set prompt")
     return tokenizer.encode(prompt).ids or [start]
 
 
-def run(arguments: Arguments) -> None:
+def run(argv: Sequence[str]) -> None:
     """Write the texts to standard output."""
-    way_out = "a language model's run; python -m bdia.cli.translate reads a translation run's"
-    task = open_run(arguments.checkpoint, LanguageModeling, arguments.device, way_out)
+    arguments = read_arguments(Arguments(), argv)
+    from bdia.tasks import LanguageModeling
+
+    hint = "a language model's run; `bdia translate` reads a translation run's"
+    task = open_run(arguments.checkpoint, LanguageModeling, arguments.device, hint)
     sys.stdout.reconfigure(encoding="utf-8")
     print(f"\n{BETWEEN_SAMPLES}\n".join(sample_texts(task, arguments)))
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line."""
-    command(run, Arguments(), __doc__, argv)
-
-
-if __name__ == "__main__":
-    main()

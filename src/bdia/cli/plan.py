@@ -1,6 +1,6 @@
 """Say what memory a training step takes, with every stack, before it runs and without the hardware.
 
-Usage: python -m bdia.cli.plan model=vit_paper batch=128 [memory=24GiB] [key=value ...]
+Usage: bdia plan model=vit_paper batch=128 [memory=24GiB] [key=value ...]
 
   model=           a file of configs/model
   batch=           images, texts or sentence pairs in a step
@@ -19,24 +19,25 @@ Usage: python -m bdia.cli.plan model=vit_paper batch=128 [memory=24GiB] [key=val
 The step is traced with tensors that have a size and no data. Not in the peak: the CUDA context (some 0.5 GiB), the
 workspaces of cuBLAS and cuDNN, temporaries inside one operation, the allocator's fragmentation. FLOPs are those of the
 step's matrix products, convolutions and attention: no time is predicted.
+
+Examples:
+  bdia plan model=vit_large batch=64 precision=bf16-mixed optimizer=adamw memory=24GiB
+  bdia plan model=gpt2_paper batch=8 depth=24 stack=bdia stack.keep=4
 """
 
+from __future__ import annotations
+
 import dataclasses
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-
-from omegaconf import MISSING
+from typing import TYPE_CHECKING
 
 from bdia import InvalidValueError
-from bdia.cli.arguments import command
-from bdia.data.files import write_whole
-from bdia.profiling.planner import Plan, Planner, StackPlan
-from bdia.profiling.sizes import format_bytes, read_memory
-from bdia.profiling.workload import NUM_CLASSES
+from bdia.cli.arguments import MISSING, read_arguments
+
+if TYPE_CHECKING:
+    from bdia.profiling.planner import Plan, StackPlan
 
 CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")
 
@@ -51,7 +52,7 @@ class Arguments:
     precision: str = ""
     device: str = "cuda"
     memory: str = ""
-    num_classes: int = NUM_CLASSES
+    num_classes: int = 10
     vocab_size: int | None = None
     out: str = ""
 
@@ -62,6 +63,9 @@ def make_plan(overrides: Sequence[str], arguments: Arguments) -> Plan:
     Raises:
         ValueError: no model, or an argument that cannot be read; nothing fits into the memory.
     """
+    from bdia.profiling.planner import Planner
+    from bdia.profiling.sizes import read_memory
+
     if not any(override.startswith(("model=", "experiment=")) for override in overrides):
         raise InvalidValueError("model is missing: wanted model=..., see --help")
     if arguments.precision:
@@ -76,6 +80,8 @@ def make_plan(overrides: Sequence[str], arguments: Arguments) -> Plan:
 
 def in_text(plan: Plan) -> str:
     """Return the plan as a table and a line or two."""
+    from bdia.profiling.sizes import format_bytes
+
     values = f"{plan.values:,} {'classes' if plan.kind == 'images' else 'tokens in the vocabulary'}"
     length = f", {plan.tokens} tokens" if plan.tokens else ""
     lines = [
@@ -103,6 +109,8 @@ def _header(plan: Plan) -> list[str]:
 
 
 def _row(stack: StackPlan, memory: int | None) -> list[str]:
+    from bdia.profiling.sizes import format_bytes
+
     if stack.cost is None:
         return [stack.name, "refused", *[""] * (len(CATEGORIES) + (2 if memory is None else 4))]
     sizes = [format_bytes(getattr(stack.cost, name)) for name in ("peak", *CATEGORIES)]
@@ -122,21 +130,16 @@ def _table(rows: list[list[str]]) -> list[str]:
     ]
 
 
-def run(overrides: Sequence[str], arguments: Arguments) -> None:
+def run(argv: Sequence[str]) -> None:
     """Print the plan, and write it where asked to."""
-    plan = make_plan(overrides, arguments)
+    own = {field.name for field in dataclasses.fields(Arguments)}
+    ours = [word for word in argv if word.partition("=")[0] in own]
+    arguments = read_arguments(Arguments(), ours)
+    plan = make_plan([word for word in argv if word not in ours], arguments)
     if arguments.out:
+        import json
+
+        from bdia.data.files import write_whole
+
         write_whole(Path(arguments.out), json.dumps(dataclasses.asdict(plan), indent=1) + "\n")
     print(in_text(plan))
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line."""
-    argv = sys.argv[1:] if argv is None else argv
-    own = {"-h", "--help", *(field.name for field in dataclasses.fields(Arguments))}
-    ours = [argument for argument in argv if argument.partition("=")[0] in own]
-    command(partial(run, [argument for argument in argv if argument not in ours]), Arguments(), __doc__, ours)
-
-
-if __name__ == "__main__":
-    main()

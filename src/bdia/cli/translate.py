@@ -1,6 +1,6 @@
 """Translate text with a trained model, line by line: lines in, as many lines out, in their order.
 
-Usage: python -m bdia.cli.translate checkpoint=runs/<experiment>/<run>/final.ckpt [key=value] < source.txt > target.txt
+Usage: bdia translate checkpoint=runs/<experiment>/<run>/final.ckpt [key=value] < source.txt > target.txt
 
   checkpoint       weights of a translation run; its config.yaml and tokenizer.json lie beside it
   beam=4           hypotheses per sentence; 1 is greedy search
@@ -10,18 +10,24 @@ Usage: python -m bdia.cli.translate checkpoint=runs/<experiment>/<run>/final.ckp
   device=cpu       or cuda
 
 UTF-8. A line without a word gives an empty line.
+
+Example:
+  echo "two thousand and twenty-six" | bdia translate checkpoint=runs/custom/<run>/final.ckpt beam=4
 """
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-
-from omegaconf import MISSING
+from typing import TYPE_CHECKING
 
 from bdia import InvalidValueError
-from bdia.cli.arguments import command, open_run
-from bdia.tasks import Translation
+from bdia.cli.arguments import MISSING, open_run, read_arguments
+
+if TYPE_CHECKING:
+    from bdia.tasks import Translation
 
 
 @dataclass
@@ -60,22 +66,19 @@ def translate_lines(task: Translation, lines: Iterable[str], arguments: Argument
         number += len(batch)
 
 
-def run(arguments: Arguments) -> None:
+def run(argv: Sequence[str]) -> None:
     """Translate standard input to standard output."""
+    arguments = read_arguments(Arguments(), argv)
     if arguments.batch_size < 1:
         raise InvalidValueError(f"batch_size={arguments.batch_size}: wanted at least 1 line; set batch_size")
-    way_out = "a translation run's; python -m bdia.cli.generate reads a language model's"
-    task = open_run(arguments.checkpoint, Translation, arguments.device, way_out)
+    from bdia.tasks import Translation
+
+    hint = "a translation run's; `bdia generate` reads a language model's"
+    task = open_run(arguments.checkpoint, Translation, arguments.device, hint)
     sys.stdin.reconfigure(encoding="utf-8", newline="\n")  # only \n ends a line, as for wc and paste
     sys.stdout.reconfigure(encoding="utf-8")
-    for line in translate_lines(task, sys.stdin, arguments):
-        print(line, flush=True)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line."""
-    command(run, Arguments(), __doc__, argv)
-
-
-if __name__ == "__main__":
-    main()
+    try:
+        for line in translate_lines(task, sys.stdin, arguments):
+            print(line, flush=True)
+    except UnicodeDecodeError as error:
+        raise InvalidValueError(f"standard input is not UTF-8: {error}") from error

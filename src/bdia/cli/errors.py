@@ -1,0 +1,46 @@
+"""How a command ends when it cannot do what was asked: one line, exit code 2."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bdia import BdiaError
+
+DEBUG = "BDIA_DEBUG"  # set to 1: the traceback of every error
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Say an error meant for the user in one line on stderr and exit with 2; an accident keeps its traceback.
+
+    Meant for the user are `BdiaError`, a file that cannot be read or written, and a package that is not installed.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BdiaError, OSError, ModuleNotFoundError) as error:
+        if os.environ.get(DEBUG) == "1" or _is_accident(error):
+            raise
+        refuse(_text(error))
+
+
+def refuse(text: str) -> None:
+    """Print one line on stderr and exit with 2."""
+    print("error:", " ".join(text.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _is_accident(error: Exception) -> bool:
+    if isinstance(error, BdiaError):
+        return False
+    if isinstance(error, ModuleNotFoundError):
+        return not error.name or error.name.partition(".")[0] == "bdia"
+    return error.filename is None
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and not isinstance(error, BdiaError):
+        return f"the package {error.name} is not installed: pip install 'bdia[train,report]'"
+    return str(error) or type(error).__name__
