@@ -8,7 +8,6 @@ DATA ?=
 QUICK ?=
 # Idle threads sleep instead of spinning: on shared cores a spinning barrier costs more than the work.
 export OMP_WAIT_POLICY ?= PASSIVE
-export BDIA_DATA := $(or $(DATA),$(BDIA_DATA),data)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint bench report clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
@@ -23,9 +22,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,launchers]'
 	@touch $@
 
-demo: setup ## the four stacks on embedded digits: accuracy, peak memory, time (under 4 minutes on 2 cores)
-	$(BIN)/python -m bdia.train experiment=demo
-	$(BIN)/python scripts/report.py --experiment demo
+demo: setup ## the four stacks on embedded digits: accuracy, peak memory, time (3 to 7 minutes on 2 cores)
+	$(BIN)/bdia train experiment=demo
+	$(BIN)/bdia report experiment=demo
 
 # One test a core, one thread each: their tensors are tiny.
 test test-slow: export OMP_NUM_THREADS ?= 1
@@ -43,22 +42,22 @@ lint: setup ## ruff: errors, imports, docstrings, format; mypy: types, strictly 
 	$(BIN)/mypy
 
 bench: setup ## step time, throughput, memory of every stack, depth and model (80 minutes on 2 cores; QUICK=1: three)
-	$(BIN)/python scripts/bench.py $(if $(filter-out 0 no,$(QUICK)),--quick)
+	$(BIN)/bdia bench quick=$(if $(filter-out 0 no,$(QUICK)),true,false)
 
 report: setup ## records in results/ -> results/tables/*.md and results/report.html
-	$(BIN)/python scripts/report.py
+	$(BIN)/bdia report
 
 reproduce-cifar10: setup ## Table 1 on CIFAR-10 [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the images]
-	$(BIN)/python scripts/reproduce.py cifar10 --scale "$(SCALE)" --seeds $(SEEDS) --data-dir "$(DATA)"
+	$(BIN)/bdia reproduce recipe=cifar10 scale="$(SCALE)" seeds="$(SEEDS)" data="$(DATA)"
 
 reproduce-cifar100: setup ## Table 1 on CIFAR-100 [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the images]
-	$(BIN)/python scripts/reproduce.py cifar100 --scale "$(SCALE)" --seeds $(SEEDS) --data-dir "$(DATA)"
+	$(BIN)/bdia reproduce recipe=cifar100 scale="$(SCALE)" seeds="$(SEEDS)" data="$(DATA)"
 
 reproduce-translation: setup ## Fig. 4, English to French, loss and BLEU [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the text]
-	$(BIN)/python scripts/reproduce.py translation --scale "$(SCALE)" --seeds $(SEEDS) --data-dir "$(DATA)"
+	$(BIN)/bdia reproduce recipe=translation scale="$(SCALE)" seeds="$(SEEDS)" data="$(DATA)"
 
 reproduce-gpt2: setup ## Fig. 5, GPT-2 on little text, loss and perplexity [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the text]
-	$(BIN)/python scripts/reproduce.py gpt2 --scale "$(SCALE)" --seeds $(SEEDS) --data-dir "$(DATA)"
+	$(BIN)/bdia reproduce recipe=gpt2 scale="$(SCALE)" seeds="$(SEEDS)" data="$(DATA)"
 
 clean: ## remove .venv, caches and runs/ (checkpoints, logs); records in results/ stay
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .hypothesis

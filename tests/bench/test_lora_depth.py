@@ -124,8 +124,3 @@ def test_what_cannot_be_had_is_refused_before_anything_runs_and_names_the_key(ch
     monkeypatch.setattr(bdia.bench.lora_depth, "measure_cells", lambda *_: pytest.fail("ran"))
     with pytest.raises(error, match=message):
         run(Arguments(**changes))
-
-
-def test_the_arguments_text_names_every_one_and_every_variant():
-    assert all(f" {name}=" in Arguments.__doc__ for name in vars(Arguments()))
-    assert all(name in Arguments.__doc__ for name in WAYS)

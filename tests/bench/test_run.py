@@ -146,12 +146,6 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_anything_runs(tiny,
         run(replace(SMALL, out=str(tmp_path / "file" / "bench")))
 
 
-def test_the_arguments_text_names_every_one_and_every_choice():
-    for name in vars(Arguments()):
-        assert f" {name}=" in Arguments.__doc__
-    assert all(name in Arguments.__doc__ for name in (*cases.MODELS, *cases.VARIANTS))
-
-
 def test_a_whole_runs_cost_beside_its_steps_is_measured_in_turn(tiny, tmp_path, capsys):
     run(replace(SMALL, what=["overhead"], out=str(tmp_path)))
     (path,) = tmp_path.glob("*.json")

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 
 import bdia
-import bdia.cli.export as command
 import bdia.train.export as module
 from bdia.build import build_data
+from bdia.cli.export import Arguments
+from bdia.cli.main import main
 from bdia.data.text.tokenizer import END_OF_DOCUMENT, Bytes
 from bdia.models import VisionTransformer, timm_vit
 from bdia.reversible import BdiaStack, CheckpointStack, RevVitStack, StandardStack
@@ -286,9 +287,9 @@ def test_a_language_models_run_has_the_same_perplexity_in_transformers(places, o
     record = train(cfg)
     checkpoint = run_dir(cfg) / "final.ckpt"
     with pytest.raises(SystemExit) as ended:
-        command.main([f"checkpoint={checkpoint}", f"to={tmp_path / 'out'}", "format=gguf"])
+        main(["export", f"checkpoint={checkpoint}", f"to={tmp_path / 'out'}", "format=gguf"])
     assert ended.value.code == 2
-    command.main([f"checkpoint={checkpoint}", f"to={tmp_path / 'out'}", "format=transformers"])
+    main(["export", f"checkpoint={checkpoint}", f"to={tmp_path / 'out'}", "format=transformers"])
     data = build_data(cfg)
     data.setup()
     windows = torch.cat([batch for (batch,) in data.test_dataloader()])
@@ -385,19 +386,18 @@ def test_the_package_alone_imports_nothing_heavy():
     [
         (["checkpoint=nowhere/final.ckpt", "to=out", "format=torch"], r"nowhere/final\.ckpt was not found"),
         (["checkpoint=nowhere/final.ckpt", "to=out"], r"format is missing: wanted format=\.\.\."),
-        (["chekpoint=x"], r"chekpoint=x: wanted key=value with one of the keys checkpoint, to, format, drop_rounding"),
+        (["chekpoint=x"], r"chekpoint=x: wanted checkpoint=x$"),
     ],
 )
 def test_an_error_of_the_command_is_one_line_and_exit_code_2(arguments, message, capfd):
     with pytest.raises(SystemExit, match="2"):
-        command.main(arguments)
+        main(["export", *arguments])
     error = capfd.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and re.search(message, error), error
 
 
 def test_help_names_every_argument(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        command.main(["--help"])
+    main(["export", "--help"])
     shown = capsys.readouterr().out
-    assert "Usage: python -m bdia.cli.export checkpoint=" in shown
-    assert all(f"  {name}" in shown for name in vars(command.Arguments()))
+    assert "Usage: bdia export checkpoint=" in shown
+    assert all(f"  {name}" in shown for name in vars(Arguments()))

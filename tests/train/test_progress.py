@@ -57,7 +57,8 @@ def test_off_a_terminal_lines_are_printed_and_nothing_is_drawn(tiny, drawn, pipe
     out, err = capsys.readouterr()
     lines = [line for line in out.splitlines() if "epoch" in line]
     assert len(lines) == 10  # batches
-    for number, line in enumerate(lines):
+    assert lines[0] == "job 2 of 3: epoch 1 of 2"  # nothing is known yet
+    for number, line in enumerate(lines[1:], start=1):
         assert re.fullmatch(rf"job 2 of 3: epoch {1 + number // 5} of 2, \d+ s left; all jobs: about \d+ s", line)
     assert lines[-1].split(", ")[1].startswith("0 s left")
     assert drawn == {} and "it/s" not in out + err

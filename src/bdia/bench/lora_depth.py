@@ -25,21 +25,7 @@ LIBRARIES = ("transformers", "peft")
 
 @dataclass
 class Arguments:
-    """Memory and CPU time of a Llama-like decoder over its depth: LoRA and full training, with and without BDIA.
-
-    Usage: python scripts/lora_depth.py [key=value ...]
-
-      trainings=[lora,full]
-      depths=[12,24,48,96]  width=128  tokens=512  batch=2
-      variants=[...]        standard checkpoint bdia_half bdia_sixteenth bdia_nested
-      repeats=[5,5,3,1]     rounds of each of the depths; every variant is timed once in each; 0 measures memory only
-      threads=1             of the CPU
-      out=results/bench     folder of the JSON
-      tables=results/tables folder of lora_depth.md
-      show=null             JSON of an earlier run: print it and write its table again, run nothing
-
-    An interrupted run keeps the depths it has finished.
-    """
+    """What to measure; `bdia bench-lora --help` says what each means."""
 
     trainings: list[str] = field(default_factory=lambda: list(TRAININGS))
     depths: list[int] = field(default_factory=lambda: [12, 24, 48, 96])
@@ -118,7 +104,7 @@ def document(bench: Bench) -> str:
         "nested: the layer's self_attn and mlp are recomputed once more, one at a time",
     ]
     parts = ["# LoRA and full training over depth"]
-    parts.append(f"Generated from `{bench.bench_id}.json` by `python scripts/lora_depth.py show=...`: do not edit.")
+    parts.append(f"Generated from `{bench.bench_id}.json` by `bdia bench-lora show=...`: do not edit.")
     parts.append("\n".join(f"- {line}" for line in lines))
     return "\n\n".join([*parts, *_sections(bench, markdown, lambda title: f"## {title}")]) + "\n"
 

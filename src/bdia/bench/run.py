@@ -30,27 +30,7 @@ PARTS = ("table", "curve", "overhead")
 
 @dataclass
 class Arguments:
-    """Time and memory of every stack, interleaved in one process; JSON, tables and plots in results/bench/.
-
-    Usage: python scripts/bench.py [--quick] [key=value ...]
-
-      --quick              one small cell, three minutes on two cores; key=value still change it
-      what=[table,curve]   table: all variants; curve: time against memory over `keep`; overhead: a run's own cost
-      models=[vit_paper,vit_base,gpt2]
-      depths=[6,12,24,48]
-      precisions=[32-true,bf16-mixed]
-      variants=[...]       of the table: {variants}
-      curve_model=vit_paper  curve_depth=6    of the curve and of overhead
-      repeats=7            rounds; every variant is timed once in each
-      batch=[]             one number per model, in their order, for table and curve; [] takes bdia/bench/cases.py's
-      device=auto          cuda where there is a GPU; cpu and cuda insist
-      threads=null         of a CPU; null leaves torch's choice
-      fits=true            plan the largest batch and depth within 1, 4 and 16 GiB, for the first of the precisions
-      out=results/bench    folder of the JSON, the tables and the plots
-      show=null            JSON of an earlier bench: print it and write its tables and plots again, run nothing
-
-    An interrupted bench keeps the cells it has finished.
-    """
+    """What to measure; `bdia bench --help` says what each means."""
 
     what: list[str] = field(default_factory=lambda: ["table", "curve"])
     models: list[str] = field(default_factory=lambda: list(cases.MODELS))
@@ -68,11 +48,8 @@ class Arguments:
     show: str | None = None
 
 
-Arguments.__doc__ = Arguments.__doc__.replace("{variants}", " ".join(cases.VARIANTS))
-
-
 def quick() -> Arguments:
-    """Return the arguments of --quick."""
+    """Return the arguments of `bdia bench quick=true`."""
     return Arguments(what=["table"], **cases.QUICK)
 
 

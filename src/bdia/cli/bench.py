@@ -7,7 +7,8 @@ Usage: bdia bench [quick=true] [key=value ...]
   models=[vit_paper,vit_base,gpt2]
   depths=[6,12,24,48]
   precisions=[32-true,bf16-mixed]
-  variants=[...]       of the table: standard checkpoint revvit bdia_keep_0 bdia_keep_1 bdia_keep_half bdia_float_stored
+  variants=[...]       of the table: standard checkpoint checkpoint_two_level revvit bdia_keep_0 bdia_keep_1
+                       bdia_keep_half bdia_float_stored
   curve_model=vit_paper  curve_depth=6    of the curve and of overhead
   repeats=7            rounds; every variant is timed once in each
   batch=[]             one number per model, in their order, for table and curve; [] takes bdia/bench/cases.py's

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 
 from bdia import InvalidValueError
 from bdia.cli.arguments import MISSING, read_arguments
+from bdia.profiling.sizes import format_bytes, read_memory
 
 if TYPE_CHECKING:
     from bdia.profiling.planner import Plan, StackPlan
@@ -64,7 +65,6 @@ def make_plan(overrides: Sequence[str], arguments: Arguments) -> Plan:
         ValueError: no model, or an argument that cannot be read; nothing fits into the memory.
     """
     from bdia.profiling.planner import Planner
-    from bdia.profiling.sizes import read_memory
 
     if not any(override.startswith(("model=", "experiment=")) for override in overrides):
         raise InvalidValueError("model is missing: wanted model=..., see --help")
@@ -80,8 +80,6 @@ def make_plan(overrides: Sequence[str], arguments: Arguments) -> Plan:
 
 def in_text(plan: Plan) -> str:
     """Return the plan as a table and a line or two."""
-    from bdia.profiling.sizes import format_bytes
-
     values = f"{plan.values:,} {'classes' if plan.kind == 'images' else 'tokens in the vocabulary'}"
     length = f", {plan.tokens} tokens" if plan.tokens else ""
     lines = [
@@ -109,8 +107,6 @@ def _header(plan: Plan) -> list[str]:
 
 
 def _row(stack: StackPlan, memory: int | None) -> list[str]:
-    from bdia.profiling.sizes import format_bytes
-
     if stack.cost is None:
         return [stack.name, "refused", *[""] * (len(CATEGORIES) + (2 if memory is None else 4))]
     sizes = [format_bytes(getattr(stack.cost, name)) for name in ("peak", *CATEGORIES)]

@@ -65,7 +65,8 @@ def progress(job: Job) -> ProgressBar:
 class ProgressLines(ProgressBar):
     """Say which epoch has been reached and how long training will still take, at most every `seconds`.
 
-    The time left is that of the training so far, continued; of jobs in turn, as if all took as long as this one.
+    The time left is that of the training since its first batch, continued. The first batch is left out because it
+    compiles. Of jobs in turn it is said as if all trained as long as this one.
     """
 
     def __init__(self, job: Job = SINGLE, seconds: float = SECONDS_PER_LINE) -> None:
@@ -76,15 +77,16 @@ class ProgressLines(ProgressBar):
         """Lightning disables the bars of all processes but the first; a run here is one process."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self.started = self.said = time.monotonic()
-        self.first = self._epochs(trainer, 0)
+        """Set the clock to the start; the first batch sets it anew."""
+        self.said, self.first = time.monotonic(), None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Say it if it is time, and after the last batch of all."""
         done, now = self._epochs(trainer, batch_idx + 1), time.monotonic()
+        if self.first is None:
+            self.started, self.first = now, done
         if now - self.said >= self.seconds or done == trainer.max_epochs:
             self.said = now
             say(self._line(trainer, done, now - self.started))
@@ -94,11 +96,11 @@ class ProgressLines(ProgressBar):
 
     def _line(self, trainer: Trainer, done: float, elapsed: float) -> str:
         epochs, place = trainer.max_epochs or -1, f"{self.job}: " if self.job.count > 1 else ""
-        text = f"{place}epoch {trainer.current_epoch + 1}"
-        if epochs < 1:
+        text = f"{place}epoch {trainer.current_epoch + 1}" + (f" of {epochs}" if epochs > 0 else "")
+        if epochs < 1 or done == self.first < epochs:
             return text
         rate = elapsed / max(done - self.first, 1e-9)
-        text += f" of {epochs}, {duration(rate * (epochs - done))} left"
+        text += f", {duration(rate * (epochs - done))} left"
         further = self.job.count - self.job.number
         if self.job.in_turn and further:
             text += f"; all jobs: about {duration(rate * (epochs - done + further * epochs))}"
