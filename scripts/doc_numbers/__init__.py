@@ -1,0 +1,1 @@
+"""What the markers of numbers and tables in README.md and docs/ stand for; `fill_numbers.py` fills them."""

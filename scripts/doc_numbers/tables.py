@@ -1,0 +1,150 @@
+"""Tables of the records in results/, by the words that a `table` marker in README.md or docs/ names them with.
+
+runs EXPERIMENT [shared]: [SPLIT] METRIC, ...   a row per variant; shared: of the seeds that all variants have
+bench PART MODEL PRECISION DEPTHS: FIELD, ...   a row per depth and variant; x_standard and x_checkpoint are ratios
+pivot PART MODEL: FIELD                         a bench's row per depth, its column per variant
+depth: FIELD                                    the same of results/depth/vit_paper
+gpu MODEL DEPTH CASE, ...: FIELD, ...           a row per case and variant
+plan MODEL MEMORY: FIELD, ...                   a row per stack
+gamma: FIELD                                    a row per law, a column per cell
+"""
+
+from collections.abc import Callable, Sequence
+
+from bdia.results.record import UNITS
+from bdia.results.statistics import NONE, Spread
+from bdia.results.tables import Table, markdown
+from bdia.reversible.stacks.registry import STACKS
+from doc_numbers.common import MIB, UnknownNumberError, pick, word
+from doc_numbers.documents import bench_field, bench_rows, depth_rows, gamma, gpu_case, newest, plan_stacks
+from doc_numbers.runs import experiments, shared_seeds
+
+DIGITS = {"%": 2, "points": 2, "nat": 3, "MiB": 1, "ms": 0, "1": 1}
+TITLES = {
+    "bleu": "BLEU", "chrf": "chrF", "peak_allocated": "peak memory", "activation_peak": "activations",
+    "peak_parameters": "parameters", "peak_gradients": "gradients", "peak_optimizer": "optimizer",
+    "peak_activations": "activations", "peak_loss_head": "of them loss head", "side_information": "side information",
+    "peak": "peak, MiB", "held": "held, MiB", "ms": "step, ms", "activations": "activations at the peak, MiB",
+    "x_standard": "x standard", "x_checkpoint": "x checkpointing", "peak_mib": "peak, MiB", "held_mib": "held, MiB",
+    "busy_ms": "kernels, ms", "largest_batch": "largest batch", "largest_depth": "largest depth",
+    "relative_flops": "FLOPs to standard's", "gradients": "gradients, MiB",
+}  # fmt: skip
+
+
+def table(words: str) -> str:
+    """Return the Markdown table that the words name.
+
+    Raises:
+        UnknownNumberError: no record holds it.
+    """
+    head, _, columns = words.partition(":")
+    kind, *rest = head.split()
+    if kind not in KINDS:
+        raise UnknownNumberError(f"{words}: wanted one of {', '.join(KINDS)} first")
+    return markdown(KINDS[kind](rest, [column.strip() for column in columns.split(",") if column.strip()]))
+
+
+def shown(value: float | Spread | None, digits: int) -> str:
+    """Return a cell: a mean with its deviation over seeds where there is one."""
+    if value is None:
+        return NONE
+    if isinstance(value, Spread):
+        varies = value.std > 0 and round(value.std, digits) > 0
+        return shown(value.mean, digits) + (f" ± {value.deviation(digits)}" if varies else "")
+    return f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: zero has no sign
+
+
+def runs(words: Sequence[str], columns: Sequence[str]) -> Table:
+    """Return a row per variant of an experiment."""
+    experiment = pick(experiments(), words[0], "results/")
+    seeds = shared_seeds(words[0]) if "shared" in words else None
+    heads, cells = ["stack"], [[variant.label] for variant in experiment.variants]
+    for column in columns:
+        *split, name = column.split()
+        unit = pick(UNITS, name, "UNITS")
+        title = " ".join([*split, TITLES.get(name, name.replace("_", " "))])
+        heads.append(title if unit in ("1", "count") else f"{title}, {unit}")
+        for row, variant in zip(cells, experiment.variants, strict=True):
+            runs = [run for run in variant.runs if seeds is None or run.seed in seeds]
+            values = [v for run in runs if (v := run.final(name, split[0] if split else None)) is not None]
+            row.append(shown(Spread.of(values) if values else None, DIGITS.get(unit, 0)))
+    return Table(heads, cells)
+
+
+def bench(words: Sequence[str], columns: Sequence[str]) -> Table:
+    """Return a row per depth and variant of the newest bench that measured all of the depths."""
+    part, model, precision, *depths = words
+    wanted = tuple(map(int, depths))
+    rows = [row for row in bench_rows(part, model, precision, wanted) if not wanted or row["depth"] in wanted]
+    partners = {(row["depth"], row["variant"]): row for row in rows}
+
+    def cell(row: dict, column: str) -> str:
+        if column.startswith("x_"):
+            other = pick(partners, (row["depth"], column.removeprefix("x_")), column)
+            return f"{bench_field(row, 'ms') / bench_field(other, 'ms'):.2f}"
+        return shown(bench_field(row, column), 0 if column == "ms" else 1)
+
+    heads = ["blocks, variant", *(TITLES.get(column, column) for column in columns)]
+    return Table(
+        heads, [[f"{row['depth']}, {row['label']}", *(cell(row, column) for column in columns)] for row in rows]
+    )
+
+
+def pivot(words: Sequence[str], columns: Sequence[str]) -> Table:
+    """Return a row per depth, a column per variant of a bench."""
+    rows = bench_rows(*words)
+    return _pivot("blocks", [(row["depth"], row["label"], bench_field(row, columns[0])) for row in rows])
+
+
+def depth(words: Sequence[str], columns: Sequence[str]) -> Table:
+    """Return a row per depth, a column per stack."""
+    labels = {row.name: row.label for row in STACKS}
+    return _pivot("blocks", [(row["depth"], labels[row["stack"]], row[columns[0]] / MIB) for row in depth_rows()])
+
+
+def gpu(words: Sequence[str], columns: Sequence[str]) -> Table:
+    """Return a row per variant of the named cases, each three words: model, depth, training or precision."""
+    cells = []
+    for first in range(0, len(words), 3):
+        model, blocks, name = words[first : first + 3]
+        for row in gpu_case(model, blocks, name).values():
+            case = f"{model}, {blocks} blocks, {name}: {row['label']}"
+            cells.append([case, *(shown(row.get(column), 1) for column in columns)])
+    return Table(["case", *(TITLES.get(column, column) for column in columns)], cells)
+
+
+def plan(words: Sequence[str], columns: Sequence[str]) -> Table:
+    """Return a row per stack of a plan."""
+    cells = []
+    for stack in plan_stacks(*words).values():
+        values = [stack[c] if c in stack else stack["cost"][c] / MIB for c in columns]
+        cells.append(
+            [
+                stack["name"],
+                *(shown(value, 2 if c == "relative_flops" else 0) for c, value in zip(columns, values, strict=True)),
+            ]
+        )
+    return Table(["stack", *(TITLES.get(column, column) for column in columns)], cells)
+
+
+def gammas(words: Sequence[str], columns: Sequence[str]) -> Table:
+    """Return a row per law, a column per cell of the study of gamma."""
+    study = newest("finetune_gamma")
+    cells = [cell["name"] for cell in study["settings"]["cells"] if cell["in_rule"]]
+    laws = list(dict.fromkeys(row["law"] for row in study["runs"]))
+    body = [[law, *(shown(gamma(word(cell), word(law), columns[0]), 3) for cell in cells)] for law in laws]
+    return Table(["gamma", *cells], [row for row in body if columns[0] != "difference" or row[0] != "standard"])
+
+
+def _pivot(head: str, values: Sequence[tuple[int, str, float]]) -> Table:
+    names = list(dict.fromkeys(name for _, name, _ in values))
+    by_place = {(place, name): value for place, name, value in values}
+    places = sorted({place for place, _, _ in values})
+    return Table(
+        [head, *names], [[str(place), *(shown(by_place.get((place, name)), 1) for name in names)] for place in places]
+    )
+
+
+KINDS: dict[str, Callable[[Sequence[str], Sequence[str]], Table]] = {
+    "runs": runs, "bench": bench, "pivot": pivot, "depth": depth, "gpu": gpu, "plan": plan, "gamma": gammas,
+}  # fmt: skip
