@@ -10,7 +10,8 @@ QUICK ?=
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench report clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
+# `docs` is also the name of a folder.
+.PHONY: help setup demo test test-slow lint bench report docs clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
@@ -47,6 +48,14 @@ bench: setup ## step time, throughput, memory of every stack, depth and model (8
 report: setup ## records in results/ -> results/tables/*.md and results/report.html
 	$(BIN)/bdia report
 
+docs: $(VENV)/.docs ## the documentation in site/, links and names checked; no network once it is set up
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.docs: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
 reproduce-cifar10: setup ## Table 1 on CIFAR-10 [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the images]
 	$(BIN)/bdia reproduce recipe=cifar10 scale="$(SCALE)" seeds="$(SEEDS)" data="$(DATA)"
 
@@ -60,5 +69,5 @@ reproduce-gpt2: setup ## Fig. 5, GPT-2 on little text, loss and perplexity [SCAL
 	$(BIN)/bdia reproduce recipe=gpt2 scale="$(SCALE)" seeds="$(SEEDS)" data="$(DATA)"
 
 clean: ## remove .venv, caches and runs/ (checkpoints, logs); records in results/ stay
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) runs site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
