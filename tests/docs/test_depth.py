@@ -1,0 +1,56 @@
+"""The record of activations against depth, and the figure drawn from it."""
+
+import json
+import sys
+
+import pytest
+
+from bdia.reversible.stacks.registry import STACKS
+from helpers.places import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import memory_depth
+from depth_figure import draw
+from doc_numbers.documents import newest
+
+STREAM = 2 * 65 * 512  # values of a residual stream of two images
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Peak and held bytes by stack and depth, from a small run of the command, and its figure."""
+    folder = tmp_path_factory.mktemp("depth")
+    figure = folder / "figure.svg"
+    memory_depth.main(["depths=[3,5]", "batch=2", f"out={folder}", f"figure={figure}"])
+    (path,) = folder.glob("*.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return {(row["stack"], row["depth"]): row for row in record["rows"]}, figure.read_text(encoding="utf-8")
+
+
+def test_every_stack_is_measured_and_drawn(measured):
+    rows, figure = measured
+    assert {stack for stack, _ in rows} == {row.name for row in STACKS}
+    assert all(row.label in figure and row.colour in figure for row in STACKS)
+
+
+@pytest.mark.parametrize(("stack", "bits"), [("checkpoint", 32), ("bdia", 1), ("revvit", 0)])
+def test_a_further_block_holds_so_many_bits_per_activation(measured, stack, bits):
+    rows, _ = measured
+    found = (rows[stack, 5]["held"] - rows[stack, 3]["held"]) / 2
+    assert found == pytest.approx(STREAM * bits / 8, abs=64)  # gamma and a sum of bits take some bytes
+
+
+def test_no_block_keeps_its_activations(measured):
+    rows, _ = measured
+    for (stack, _), row in rows.items():
+        assert "stack.keep=0" in row["overrides"] or stack in ("standard", "checkpoint_two_level")
+
+
+def test_the_figure_of_the_readme_is_that_of_the_newest_record():
+    drawn = (ROOT / "docs" / "images" / "memory_depth.svg").read_text(encoding="utf-8")
+    assert drawn == draw(newest("depth/vit_paper"))  # else: python scripts/memory_depth.py show=<the newest record>
+
+
+def test_the_record_of_the_figure_holds_every_stack_of_the_registry():
+    assert {row["stack"] for row in newest("depth/vit_paper")["rows"]} == {row.name for row in STACKS}
