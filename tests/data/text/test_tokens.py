@@ -127,7 +127,7 @@ def test_text_that_looks_like_the_end_of_a_document_ends_none(made):
 def test_a_second_setup_reads_the_same_tokens_without_encoding_or_writing(made, monkeypatch):
     first = made(tokenizer=CorpusBpe(280))
     monkeypatch.setattr(bdia.data.text.tokens, "encoded", lambda *args: pytest.fail("encoded again"))
-    monkeypatch.setattr(bdia.data.text.token_file, "write", lambda *args: pytest.fail("written again"))
+    monkeypatch.setattr(bdia.data.text.token_file, "write_whole", lambda *args: pytest.fail("written again"))
     second = made(tokenizer=CorpusBpe(280), seed=3, batch_size=2)
     second.setup("fit")
     for split, tokens in first.tokens.items():
