@@ -11,10 +11,10 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from commits import ROOT, checked_out, environment
+
 STACKS = ("standard", "checkpoint", "bdia")
 
 # Only what both commits have: public stacks, the storage meter.
@@ -60,11 +60,10 @@ for line in sys.stdin:
 class Worker:
     """A process that steps the stacks of one commit."""
 
-    def __init__(self, source: Path, settings: dict[str, object]) -> None:
+    def __init__(self, tree: Path, settings: dict[str, object]) -> None:
         command = [sys.executable, "-W", "ignore", "-c", WORKER, json.dumps(settings)]
-        environment = {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
         self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, env=environment(tree), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def ask(self, job: str, stack: str) -> float:
@@ -81,7 +80,7 @@ class Worker:
 
 def compare(base: Path, settings: dict[str, object], rounds: int) -> str:
     """Return a Markdown row: BDIA here against BDIA at the base, both against the stacks here; peaks in MiB."""
-    workers = {"base": Worker(base / "src", settings), "here": Worker(ROOT / "src", settings)}
+    workers = {"base": Worker(base, settings), "here": Worker(ROOT, settings)}
     try:
         peaks = {name: worker.ask("peak", "bdia") / 2**20 for name, worker in workers.items()}
         turns = [("base", "bdia"), ("here", "bdia"), ("here", "standard"), ("here", "checkpoint")]
@@ -115,18 +114,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=65)
     parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "base"
-        subprocess.run(["git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", base, options.commit], check=True)
-        try:
-            print(f"ratios of medians of {options.rounds} rounds, in brackets the median of the rounds' own ratios")
-            print(f"| K | ms | of {options.commit} | of standard | of checkpointing | peak MiB | {options.commit} |")
-            print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-            for depth in options.depths:
-                sizes = {"width": options.width, "tokens": options.tokens, "batch": options.batch}
-                print(compare(base, {"depth": depth, "stacks": STACKS, **sizes}, options.rounds), flush=True)
-        finally:
-            subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", base], check=True)
+    with checked_out(options.commit) as base:
+        print(f"ratios of medians of {options.rounds} rounds, in brackets the median of the rounds' own ratios")
+        print(f"| K | ms | of {options.commit} | of standard | of checkpointing | peak MiB | {options.commit} |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+        for depth in options.depths:
+            sizes = {"width": options.width, "tokens": options.tokens, "batch": options.batch}
+            print(compare(base, {"depth": depth, "stacks": STACKS, **sizes}, options.rounds), flush=True)
 
 
 if __name__ == "__main__":
