@@ -1,8 +1,11 @@
 """Runs of commit 97832fb, whose configs name classes by the modules they were in, are read and not run again."""
 
 import json
+import re
 import shutil
 from pathlib import Path
+
+from hydra.utils import get_method
 
 from bdia.build import load_run
 from bdia.results.identity import config_sha256
@@ -42,6 +45,12 @@ def test_every_committed_record_keeps_its_hash():
     records = read_records(RESULTS)
     assert len(records) > 40
     assert all(config_sha256(record.config) == record.config_sha256 for record in records)
+
+
+def test_every_class_that_a_committed_record_names_is_there():
+    texts = [json.dumps(with_public_names(record.config)) for record in read_records(RESULTS)]
+    names = {name for text in texts for name in re.findall(r'"_target_": "([^"]*)"', text)}
+    assert all(get_method(name) for name in names)
 
 
 def test_an_old_and_a_new_record_of_one_config_do_not_differ():

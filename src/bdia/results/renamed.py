@@ -22,7 +22,7 @@ PUBLIC_NAME = {  # old name -> public name; one to one
     "bdia.data.pairs.TabSeparated": "bdia.data.TabSeparated",
     "bdia.data.prompts.PromptDataModule": "bdia.data.PromptDataModule",
     "bdia.data.restaurants.MadeUpRestaurants": "bdia.data.MadeUpRestaurants",
-    "bdia.data.tokens.TokenDataModule": "bdia.data.TokenDataModule",
+    "bdia.data.text.TokenDataModule": "bdia.data.TokenDataModule",
     "bdia.data.tokenizer.Bytes": "bdia.data.Bytes",
     "bdia.data.tokenizer.CorpusBpe": "bdia.data.CorpusBpe",
     "bdia.data.tokenizer.Gpt2Bpe": "bdia.data.Gpt2Bpe",
