@@ -98,17 +98,10 @@ def test_flops_are_torchs_and_those_of_the_cpus_fused_attention(one_thread):
     assert found == counter.get_total_flops() + attention
 
 
-def test_recomputing_every_block_costs_a_third_of_the_blocks_flops():
-    standard, bdia = (
-        trace_step(lambda stack=stack: make_step("vit_demo", stack, 7)).flops for stack in ("standard", "bdia")
-    )
-    assert 1.25 < bdia / standard <= 4 / 3
-
-
 def test_a_standard_block_holds_more_than_thirty_times_what_a_bdia_block_does():
     def held(stack):
-        costs = [trace_step(lambda depth=depth: make_step("vit_demo", stack, depth)).held for depth in (4, 7)]
-        return (costs[1] - costs[0]) / 3
+        costs = [trace_step(lambda depth=depth: make_step("vit_demo", stack, depth)).held for depth in (3, 4)]
+        return costs[1] - costs[0]
 
     assert 1 <= held("bdia") / (16 * 17 * 32 / 8) < 1.2  # a bit per activation; then gamma and an integrity sum
     assert held("standard") > 30 * held("bdia")

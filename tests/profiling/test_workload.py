@@ -82,7 +82,9 @@ def test_two_workloads_of_one_config_take_the_same_step(one_thread):
 @pytest.mark.parametrize("model", [*MODELS, "timm_vit"])
 def test_every_model_steps_on_every_stack_without_data(model, stack):
     merge = ["stack.merge=mean"] if (model, stack) == ("timm_vit", "revvit") else []
-    cfg = compose([f"model={model}", f"stack={stack}", *merge, "optimizer=adamw"])
+    depths = {"seq2seq_demo": ["model.net.encoder_depth=3", "model.net.decoder_depth=3"]}
+    shallow = depths.get(model, ["++model.net.depth=3"])
+    cfg = compose([f"model={model}", f"stack={stack}", *merge, *shallow, "optimizer=adamw"])
     with fake_tensors():
         build_workload(cfg, 2, **MODELS.get(model, {})).step()
 
