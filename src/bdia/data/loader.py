@@ -72,7 +72,7 @@ class EpochLoader(ABC):
         """Return what the plan of an epoch depends on, as plain values; a resume inside an epoch must find it again."""
 
     def largest(self) -> list[tuple[Tensor, ...]]:
-        """Return one batch, or several, that no batch of any epoch takes more memory than; the data's place is kept."""
+        """Return the batches that take the most memory of all epochs'; the loader's position stays."""
         return [self.collate(self.batch_indices(0)[0], 0, 0)]
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
@@ -89,7 +89,7 @@ class EpochLoader(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return the position as "next batch to yield is `batch` of `epoch`", with the plan it belongs to.
 
-        A batch counts as used once it is handed out. Lightning fetches none ahead from a loader with a length.
+        A batch counts as used once it was yielded. Lightning fetches none ahead from a loader with a length.
         """
         return dict(self._resume) if self._resume else {**self._position, **self.plan()}
 

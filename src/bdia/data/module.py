@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 class DataModule(LightningDataModule):
     """Base of all data modules; `setup` may be called more than once and its loaders are `EpochLoader`s.
 
-    `kind` says what a batch holds, in the word that the task which can read it has too.
+    `kind` says what a batch holds. It must equal the `kind` of the task.
     """
 
     kind: str

@@ -15,10 +15,10 @@ class Dropout(nn.Dropout):
     """`nn.Dropout` that keeps no mask of a large tensor on the CPU, one byte per entry elsewhere, and draws it fast.
 
     PyTorch's CPU dropout keeps its mask as float32. Its generator makes one number per entry, a sixth of a training
-    step of the paper's ViT and more where blocks are recomputed. Here entries of a large tensor are told by a hash of
-    their places and of 64 bits drawn from torch's generator, which backward takes again; smaller tensors share a draw
-    of 64 bits between four entries. So the rate is a multiple of 1 / LEVELS, and kept entries are scaled by the rate
-    that this gives. On a GPU it is PyTorch's own.
+    step of the paper's ViT and more where blocks are recomputed. Here a hash decides for each entry of a large tensor
+    whether it is kept: a hash of the entry's place and of 64 bits drawn from torch's generator. Backward computes it
+    again. In a smaller tensor four entries share a draw of 64 bits. So the rate is a multiple of 1 / LEVELS, and kept
+    entries are scaled by that rate. On a GPU the dropout is PyTorch's own.
     """
 
     def forward(self, x: Tensor) -> Tensor:

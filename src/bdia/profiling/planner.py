@@ -34,7 +34,7 @@ class StackPlan:
         held_per_block: bytes of activations that a further block holds between forward and backward.
         largest_batch, largest_depth: that fit into the memory given (0: none), the other one as asked for; None
             where no memory was given.
-        depth_is_traced: that depth and one more were; else it lies on the line through smaller ones.
+        depth_is_traced: True if this depth and the next were traced; False if extrapolated.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Planner:
     """Traces training steps of a config on made-up batches, each once.
 
     Args:
-        overrides: of configs/train.yaml; those of the stack, if any, take the place of all stacks but the standard.
+        overrides: of configs/train.yaml. If they choose a stack, only that one and the standard stack are planned.
         batch, tokens, num_classes, vocab_size: of `bdia.profiling.workload.build_workload`.
         depth: blocks of the model, of each of its stacks; None takes the config's.
         device: of `bdia.profiling.traced_step.trace_step`.
@@ -177,7 +177,7 @@ class Planner:
         return replace(plan, largest_batch=batch, largest_depth=deepest, depth_is_traced=traced)
 
     def _largest_depth(self, overrides: tuple[str, ...], memory: int, starts: list[int]) -> tuple[int, bool]:
-        """Return the depth and whether it was traced; further than TRACED_BLOCKS, it lies on the line up to there."""
+        """Return the largest depth that fits and whether it was traced; beyond TRACED_BLOCKS it is extrapolated."""
 
         def need(depth: int) -> int:
             return self.cost(overrides, depth=depth).peak

@@ -11,8 +11,8 @@ def largest_that_fits(
 ) -> int:
     """Return the largest n from least to most with need(n) <= budget, least - 1 if there is none.
 
-    The need should not fall as n grows, from the least start on. The answer does not rest on the line: it was asked
-    for, and so was the next number.
+    need(n) should not fall as n grows. The straight line only guides the search: need was called for the answer and
+    for the next number.
 
     Args:
         need: called once per n.

@@ -17,7 +17,7 @@ def read_memory(value: str | float, key: str) -> int | float:
     Args:
         key: config key or argument, for the error.
     Raises:
-        ValueError: neither of both.
+        ValueError: it is neither.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-z]*)\s*", str(value))
     number, unit = (float(found[1]), found[2]) if found else (0.0, "")

@@ -1,7 +1,8 @@
 """Exact accounting of live tensor storages, where there is no allocator to ask: on the CPU, and on fake tensors.
 
-`torch.distributed._tools.MemTracker` does the same, but books a whole Lightning step under "optimizer", for Lightning
-runs forward and backward inside `optimizer.step(closure)`. The tests hold the two totals equal outside Lightning.
+`torch.distributed._tools.MemTracker` does the same, but books a whole Lightning step under "optimizer", because
+Lightning runs forward and backward inside `optimizer.step(closure)`. Outside Lightning
+the tests hold the two totals equal.
 """
 
 import functools

@@ -72,9 +72,9 @@ class StepCost:
 def trace_step(make_step: Callable[[], TrainingStep], device: str = "cpu") -> StepCost:
     """Return what a training step costs once optimizer state exists; nothing is computed and no memory is taken.
 
-    Tensors are the CPU's: kernels are, and autocast is, as there, but for our dropout's masks. Not included: the CUDA
-    context (some 0.5 GiB outside torch), the workspaces of cuBLAS and cuDNN, temporaries inside one operation, the
-    allocator's rounding and fragmentation. torch's random state is left as it was.
+    The tensors are CPU tensors, so kernels and autocast are the CPU's. Only the masks of our dropout are `device`'s.
+    Not included: the CUDA context (some 0.5 GiB outside torch), the workspaces of cuBLAS and cuDNN, temporaries inside
+    one operation, the allocator's rounding and fragmentation. torch's random state is left as it was.
 
     Args:
         make_step: builds model, optimizer and batch, and returns them with the step.
@@ -140,7 +140,7 @@ class _RealConstants(TorchDispatchMode):
 
 
 def _only_real(args: tuple, kwargs: dict[str, Any]) -> bool:
-    """Whether there are tensors among the arguments, all of them real. Asked for every operation, hence in haste."""
+    """Whether there are tensors among the arguments, all of them real. Called for every operation."""
     if any(type(arg) is FakeTensor for arg in args):
         return False
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -148,7 +148,7 @@ def _only_real(args: tuple, kwargs: dict[str, Any]) -> bool:
 
 
 class _Tracer(StorageMeter):
-    """The meter, which also counts the arithmetic, and tells what comes before the optimizer from what comes after."""
+    """The meter. It also counts FLOPs, and separates what precedes the optimizer's step from what follows."""
 
     def __init__(self, known: Iterable[Tensor], parameters: Iterable[nn.Parameter]) -> None:
         super().__init__(known, parameters)
@@ -170,7 +170,7 @@ class _Tracer(StorageMeter):
 
 
 def _trace(step: TrainingStep) -> StepCost:
-    """Take the step once. The optimizer makes its state in it: what comes before is booked as if it were there."""
+    """Take the step once. The optimizer makes its state in it, so that state is added to what was measured before."""
     if step.accumulates:
         for p in step.model.parameters():
             p.grad = torch.zeros_like(p) if p.requires_grad else None

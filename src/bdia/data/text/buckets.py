@@ -12,7 +12,7 @@ from bdia import InvalidValueError
 from bdia.data.loader import EpochLoader, seeded_generator
 
 PAD_ID = 0
-CELL = 3  # tokens; pairs whose lengths round up to the same multiples of it change places from epoch to epoch
+CELL = 3  # lengths are rounded up to multiples of CELL tokens; pairs of equal rounded length are shuffled every epoch
 
 
 class TokenTable:

@@ -94,7 +94,7 @@ class ParallelFiles:
 
 
 class TabSeparated:
-    """One file with a pair per line: columns separated by tabs, two of them sentences, as Tatoeba is handed out.
+    """One file with a pair per line: columns separated by tabs, two of them sentences, as Tatoeba publishes it.
 
     Its pairs are split by `split_pairs`.
 

@@ -43,7 +43,7 @@ def with_ends(tokenizer: Tokenizer, documents: Sequence[np.ndarray]) -> Iterator
 
 
 def cached_splits(folder: Path, pieces: Mapping[str, Callable[[], Iterable[np.ndarray]]]) -> dict[str, np.ndarray]:
-    """Map the token file of every split, `<folder>/<split>.bin`; write all first unless all are as they were written.
+    """Map the token file of every split, `<folder>/<split>.bin`; write all of them first if one is missing or changed.
 
     Args:
         folder: named after everything that the tokens depend on.

@@ -129,7 +129,7 @@ def _byte_level(model: models.Model) -> Tokenizer:
 
 
 def _plain_text(tokenizer: Tokenizer) -> Tokenizer:
-    """Read a control token's name inside a text as the letters it is written in, never as the token."""
+    """Treat a control token's name inside a text as ordinary letters, never as the token."""
     tokenizer.encode_special_tokens = True
     return tokenizer
 

@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from bdia import UnsupportedError
 
-# Elements from which a kernel is worth making: that takes some 20 s a function once on a machine, then 4 s a process.
-# A BDIA update and its inverse then took, at commit 5ddbbb1 on two cores, some 4 ms less at 133,000 elements, 1 to
-# 2 ms less at 33,000.
+# Smallest tensor, in elements, for which compiling pays. Compiling a function takes about 20 s once on a machine, then
+# 4 s in every process. For a BDIA update and its inverse it saved, at commit 5ddbbb1 on two cores, about 4 ms at
+# 133,000 elements and 1 to 2 ms at 33,000.
 COMPILE_FROM = 3 * 2**15
 KERNELS_AT_MOST = 64  # of one function in a process; torch's own limit is 8
 

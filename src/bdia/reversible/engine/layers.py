@@ -68,7 +68,7 @@ class OpenPass:
     Args:
         x: the stream that enters the first layer.
         draw: k, place, x -> the rule of update k, of the layer at that place; it draws gamma.
-        dtype: of the streams that are handed out; the pass's own are float32.
+        dtype: of the streams that callers get; the pass itself holds float32.
         both: x_{-1} = x_0, for rules whose first update reads x_prev (RevViT).
         operators: what recomputed layers keep the outputs of.
     """
@@ -110,7 +110,7 @@ class OpenPass:
             block: the module that `call` runs, for what a second run must not touch.
             place: of the layer in its chain; None: layers are called in order.
         Returns:
-            x_{k+1}, in the dtype that streams are handed out in.
+            x_{k+1}, in the dtype that callers get.
         """
         k, pass_ = self.taken, self.streams
         place = k if place is None else place
@@ -148,7 +148,7 @@ class OpenPass:
         self._handle_prev = self._streams = None
 
     def goes_on(self, x: Tensor, training: bool) -> bool:
-        """Whether x is what the last layer handed out, unchanged: the same memory, not always the same object.
+        """Whether x is what the last layer returned, unchanged: the same memory, not always the same object.
 
         A stream that was detached, or that comes in another mode than the pass was opened in, starts anew.
         """
@@ -158,7 +158,7 @@ class OpenPass:
         return modes and x.requires_grad == self._has_gradient and _memory(x) == self._memory
 
     def why_not(self, x: Tensor) -> str:
-        """Say in what x differs from what the last layer handed out."""
+        """Say in what x differs from what the last layer returned."""
         storage, _, shape = self._memory[:3]
         if x.shape != shape:
             return f"the stream's shape changes from {tuple(shape)} to {tuple(x.shape)} between two layers"

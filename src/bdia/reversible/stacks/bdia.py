@@ -72,7 +72,7 @@ class BdiaUpdates(Recomputation, LastForward):
         self.chain = Chain(len(layers))
 
     def open_pass(self, x: Tensor, training: bool, dtype: torch.dtype = torch.float32, counts: bool = True) -> OpenPass:
-        """Start a pass at the stream x; streams are handed out in `dtype`. `counts`: it is a forward of its own."""
+        """Start a pass at the stream x; callers get streams in `dtype`. `counts`: it is a forward of its own."""
         self.choose_bits()
         bits = self.bits if training or self.quantize_eval else None
         keeps: Callable[[int], bool] = self.kept(self.chain.length or 1, training).__contains__
