@@ -5,9 +5,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from bdia import MissingFileError
+from bdia.cli.report import run
 from bdia.results import gather, table_text, write_record
 from bdia.results.figures import figures
-from bdia.results.report import build_report, main
+from bdia.results.report import build_report
 from bdia.results.store import read_remarks
 from helpers.places import ROOT
 from helpers.synthetic_records import BDIA, GAMMA, STANDARD, make_metrics, make_record, make_study
@@ -98,7 +100,7 @@ def test_what_is_said_of_the_records_beside_them_stands_in_table_page_and_termin
     (root / "table1_cifar10_cpu" / "README.md").write_text("# A heading\n\nRows were\ntaken out.\n\nTwice.\n")
     (root / "bench").mkdir()
     (root / "bench" / "README.md").write_text("of another kind\n")
-    assert main(["--results", str(root)]) == 0
+    run([f"results={root}"])
     table = (root / "tables" / "table1_cifar10_cpu.md").read_text(encoding="utf-8")
     assert "\n- Rows were taken out.\n- Twice.\n" in table
     for text in (table, (root / "report.html").read_text(encoding="utf-8"), capsys.readouterr().out):
@@ -144,7 +146,7 @@ def test_a_figure_without_numbers_is_left_out():
 
 
 def test_command_prints_table_and_path(root, tmp_path, capsys):
-    assert main(["--results", str(root), "--out", str(tmp_path / "out")]) == 0
+    run([f"results={root}", f"out={tmp_path / 'out'}"])
     printed = capsys.readouterr().out
     assert "61.00 ± 1.00 (n=3)" in printed
     assert f"Report: {tmp_path / 'out' / 'report.html'}" in printed
@@ -152,20 +154,17 @@ def test_command_prints_table_and_path(root, tmp_path, capsys):
 
 def test_command_prints_one_experiment_alone_but_the_page_keeps_all(root, tmp_path, capsys):
     write_record(make_record(experiment="other"), root)
-    assert main(["--results", str(root), "--out", str(tmp_path / "out"), "--experiment", "other"]) == 0
+    run([f"results={root}", f"out={tmp_path / 'out'}", "experiment=other"])
     assert "table1_cifar10_cpu" not in capsys.readouterr().out
     assert "table1_cifar10_cpu" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("make", [False, True])
-def test_command_without_records_gives_one_clear_error(tmp_path, capsys, make):
+def test_command_without_records_gives_one_clear_error(tmp_path, make):
     if make:
         (tmp_path / "results").mkdir()
-    assert main(["--results", str(tmp_path / "results")]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert len(captured.err.splitlines()) == 1
+    with pytest.raises(MissingFileError, match="results"):
+        run([f"results={tmp_path / 'results'}"])
 
 
 def test_results_layer_imports_neither_torch_nor_lightning():

@@ -80,13 +80,15 @@ def make_plan(overrides: Sequence[str], arguments: Arguments) -> Plan:
 
 def in_text(plan: Plan) -> str:
     """Return the plan as a table and a line or two."""
+    from bdia.results.tables import Table, plain
+
     values = f"{plan.values:,} {'classes' if plan.kind == 'images' else 'tokens in the vocabulary'}"
     length = f", {plan.tokens} tokens" if plan.tokens else ""
     lines = [
         f"{' '.join(plan.overrides)}: {plan.parameters:,} parameters, {' + '.join(map(str, plan.blocks))} blocks, "
         f"{values}; a step of {plan.batch} {plan.kind}{length}, {plan.precision}, {plan.device}",
         "",
-        *_table([_header(plan), *(_row(stack, plan.memory) for stack in plan.stacks)]),
+        plain(Table(_header(plan), [_row(stack, plan.memory) for stack in plan.stacks])),
         "",
         "FLOPs: of the step, to the standard stack's. Held per block: activations that a further block holds between "
         "forward and backward.",
@@ -113,17 +115,6 @@ def _row(stack: StackPlan, memory: int | None) -> list[str]:
     about = "" if stack.depth_is_traced else "about "
     fitting = [] if memory is None else [str(stack.largest_batch or "none"), about + str(stack.largest_depth or "none")]
     return [stack.name, *sizes, f"{stack.relative_flops:.2f}", format_bytes(stack.held_per_block), *fitting]
-
-
-def _table(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if n else cell.ljust(width)
-            for n, cell, width in zip(range(len(row)), row, widths, strict=True)
-        )
-        for row in rows
-    ]
 
 
 def run(argv: Sequence[str]) -> None:

@@ -13,9 +13,7 @@ Examples:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from bdia import MissingFileError
 from bdia.cli.arguments import read_arguments
 
 
@@ -31,14 +29,10 @@ class Arguments:
 def run(argv: Sequence[str]) -> None:
     """Write the report, print tables and the page's path."""
     arguments = read_arguments(Arguments(), argv)
-    from bdia.results.report import build_report, table_text
-    from bdia.results.store import read_records
+    from bdia.results.report import build_report, selected, table_text
+    from bdia.results.store import read_remarks
 
-    wanted = arguments.experiment
-    records = [record for record in read_records(arguments.results) if wanted in ("", record.experiment)]
-    if not records:
-        place = Path(arguments.results) / (wanted or "<experiment>")
-        raise MissingFileError(f"no record is in {place}/*.json: train first, for example `bdia train experiment=demo`")
+    records = selected(arguments.results, arguments.experiment)
     page = build_report(arguments.results, arguments.out or arguments.results)
-    print(table_text(records))
+    print(table_text(records, read_remarks(arguments.results)))
     print(f"\nReport: {page}")

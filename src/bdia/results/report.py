@@ -3,8 +3,6 @@
 Run: python -m bdia.results.report --results results
 """
 
-import argparse
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from bdia import MissingFileError
 from bdia.data.files import write_whole
 from bdia.results.figures import figures
 from bdia.results.published import CURVES_ONLY, data_name, paper_row, setting_differences
-from bdia.results.record import RecordError, RunRecord
+from bdia.results.record import RunRecord
 from bdia.results.statistics import Experiment, gather
 from bdia.results.store import read_records, read_remarks
 from bdia.results.tables import Table, details_table, markdown, markdown_text, plain, summary_table
@@ -72,7 +70,7 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
         FileNotFoundError: no such folder, or no record in it.
         RecordError: a file that is no record.
     """
-    records, out_dir = _select(records_root, None), Path(out_dir)
+    records, out_dir = selected(records_root), Path(out_dir)
     remarks = read_remarks(records_root)
     sections = [Section.of(gathered, remarks.get(gathered.name, ())) for gathered in gather(records)]
     for section in sections:
@@ -102,11 +100,16 @@ def table_text(records: Sequence[RunRecord], remarks: Mapping[str, Sequence[str]
     return "\n\n\n".join(parts)
 
 
-def _select(records_root: Path | str, experiment: str | None) -> list[RunRecord]:
-    records = [record for record in read_records(records_root) if experiment in (None, record.experiment)]
+def selected(records_root: Path | str, experiment: str = "") -> list[RunRecord]:
+    """Return the records of one experiment, or of all.
+
+    Raises:
+        MissingFileError: there is none.
+    """
+    records = [record for record in read_records(records_root) if experiment in ("", record.experiment)]
     if not records:
-        wanted = "<experiment>" if experiment is None else experiment
-        raise MissingFileError(f"no records match {Path(records_root) / wanted}/*.json; train first, e.g. make demo")
+        place = Path(records_root) / (experiment or "<experiment>")
+        raise MissingFileError(f"no record is in {place}/*.json: train first, for example `bdia train experiment=demo`")
     return records
 
 
@@ -162,27 +165,3 @@ def _device(record: RunRecord) -> str:
     name, count = device.pop("name"), device.pop("count", 1)
     versions = ", ".join(f"{key} {value}" for key, value in device.items() if value is not None)
     return ", ".join(part for part in (f"{count} x {name}", versions, record.precision) if part)
-
-
-# --- the command ---
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables, write the report and print its path; 1 where the records cannot be read."""
-    parser = argparse.ArgumentParser(description="Turn run records into tables and one HTML report.")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder with <experiment>/<run_id>.json")
-    parser.add_argument("--out", type=Path, help="folder for tables/ and report.html (default: the results folder)")
-    parser.add_argument("--experiment", help="print the table of this experiment alone")
-    options = parser.parse_args(arguments)
-    try:
-        page = build_report(options.results, options.out or options.results)
-        print(table_text(_select(options.results, options.experiment), read_remarks(options.results)))
-    except (FileNotFoundError, RecordError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"\nReport: {page}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

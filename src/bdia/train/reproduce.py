@@ -22,7 +22,7 @@ from bdia.data.module import DataModule
 from bdia.profiling.workload import Workload
 from bdia.results import table_text
 from bdia.results.report import build_report
-from bdia.results.store import read_records
+from bdia.results.store import read_records, read_remarks
 from bdia.train.job import free_memory
 
 SCALES = ("paper", "cpu", "smoke")
@@ -114,7 +114,8 @@ def reproduce(recipe: str, asked: str | None, seeds: int, results: Path) -> int:
     code = run_sweep(sweep_command(experiment, seeds, jobs, results), one_thread=not has_gpu)
     if results.is_dir() and (records := read_records(results)):
         page = build_report(results, results)
-        print(table_text([record for record in records if record.experiment == experiment]), f"\nReport: {page}")
+        own = [record for record in records if record.experiment == experiment]
+        print(table_text(own, read_remarks(results)), f"\nReport: {page}")
     return code
 
 
