@@ -42,6 +42,18 @@ class ExistingFileError(BdiaError, FileExistsError):
 class MissingExtraError(BdiaError, ModuleNotFoundError):
     """A package that one of our extras installs is not there."""
 
+    @classmethod
+    def of(cls, error: ModuleNotFoundError, needed_by: str) -> MissingExtraError | None:
+        """Say which extra brings the package that an import did not find; None where none does."""
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA_OF:
+            return None
+        return cls(
+            f"{needed_by} needs the package {missing}, which is not installed: "
+            f"pip install 'bdia[{_EXTRA_OF[missing]}]'",
+            name=missing,
+        )
+
 
 # What each extra of pyproject.toml brings, by the name that is imported; torch alone is always there.
 _EXTRAS = {
@@ -69,14 +81,10 @@ def import_module(name: str, package: str | None = None) -> ModuleType:
     except MissingExtraError:
         raise
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in _EXTRA_OF:
+        named = MissingExtraError.of(error, resolve_name(name, package))
+        if named is None:
             raise
-        raise MissingExtraError(
-            f"{resolve_name(name, package)} needs the package {missing}, which is not installed: "
-            f"pip install 'bdia[{_EXTRA_OF[missing]}]'",
-            name=missing,
-        ) from error
+        raise named from error
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:

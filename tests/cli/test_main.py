@@ -119,8 +119,9 @@ def raises(monkeypatch, call):
     [
         (InvalidValueError("a=1: wanted 2;\nset a"), "a=1: wanted 2; set a"),
         (PermissionError(13, "Permission denied", "file"), "[Errno 13] Permission denied: 'file'"),
-        (ModuleNotFoundError("No module", name="hydra"), "the package hydra is not installed: pip install "
-                                                         "'bdia[train,report]'"),
+        (ModuleNotFoundError("No module", name="matplotlib.figure"),
+         "this verb needs the package matplotlib, which is not installed: pip install 'bdia[report]'"),
+        (ModuleNotFoundError("No module named 'x'", name="x"), "No module named 'x'"),
     ],
 )  # fmt: skip
 def test_an_error_for_the_user_is_one_line_and_exit_code_2(error, line, raises, monkeypatch):

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bdia import BdiaError
+from bdia import BdiaError, MissingExtraError
 
 DEBUG = "BDIA_DEBUG"  # set to 1: the traceback of every error
 
@@ -42,5 +42,5 @@ def _is_accident(error: Exception) -> bool:
 
 def _text(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and not isinstance(error, BdiaError):
-        return f"the package {error.name} is not installed: pip install 'bdia[train,report]'"
+        return str(MissingExtraError.of(error, "this verb") or error)
     return str(error) or type(error).__name__

@@ -47,6 +47,7 @@ def launch(overrides: Sequence[str], sweep: bool = False) -> None:
             if not _in_this_process():
                 raise
             refused.append(error)  # raised below: Hydra would print a line of its own
+            return None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing them with its advice
     sys.argv = ["bdia", *overrides, *(["--multirun"] if sweep else [])]

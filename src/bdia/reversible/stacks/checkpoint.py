@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -72,7 +73,7 @@ class TwoLevelCheckpointStack(BlockStack):
             )
         self.segments = wanted
 
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:  # type: ignore[override] # more arguments
         """(B, T, D) -> (B, T, D)."""
         bounds = [part * len(self) // self.segments for part in range(self.segments + 1)]
         for start, stop in pairwise(bounds):
@@ -84,13 +85,18 @@ class TwoLevelCheckpointStack(BlockStack):
         return f"segments={self.segments}"
 
 
-def _run_checkpointed(blocks: Sequence[nn.Module], args: tuple, kwargs: dict, x: Tensor) -> Tensor:
+def _run_checkpointed(blocks: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Tensor:
     """Run blocks one after another, each checkpointed."""
     for block in blocks:
-        x = _checkpointed(block, lambda x, block=block: block(x, *args, **kwargs), x)
+        x = _checkpointed(block, partial(_run, block, args, kwargs), x)
     return x
+
+
+def _run(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Any:
+    return block(x, *args, **kwargs)
 
 
 def _checkpointed(module: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return call(x), which backward runs again; `module` holds the buffers that the second run must not change."""
-    return checkpoint(call, x, use_reentrant=False, context_fn=partial(recompute_contexts, module, ()))
+    y: Tensor = checkpoint(call, x, use_reentrant=False, context_fn=partial(recompute_contexts, module, ()))
+    return y
