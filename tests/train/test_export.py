@@ -57,10 +57,8 @@ def stranger(tmp_path_factory):
     command = [sys.executable, "-c", STRANGER]
     with errors.open("w") as file:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": file}
-        child = subprocess.Popen(command, env=environment, text=True, **pipes)
-        yield child, errors
-        child.stdin.close()
-        child.wait(timeout=60)
+        with subprocess.Popen(command, env=environment, text=True, **pipes) as child:
+            yield child, errors
 
 
 @pytest.fixture

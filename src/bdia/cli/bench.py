@@ -26,7 +26,7 @@ Examples:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bdia.cli.arguments import read_arguments
 
@@ -45,7 +45,4 @@ def run(argv: Sequence[str]) -> None:
     choice = read_arguments(Choice(), first)
     from bdia.bench.run import Arguments, quick, run
 
-    defaults = quick() if choice.quick else Arguments()
-    if any(word.startswith("models=") for word in rest):
-        defaults = replace(defaults, batch=[])  # the quick one is its own model's
-    run(read_arguments(defaults, rest))
+    run(read_arguments(quick() if choice.quick else Arguments(), rest))

@@ -116,7 +116,7 @@ class CifarDataModule(ImageDataModule):
 
     def _read_npz(self) -> tuple[Arrays, Arrays]:
         try:
-            with np.load(self.npz, allow_pickle=False) as stored:
+            with self.npz.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return (stored["train_x"], stored["train_y"]), (stored["test_x"], stored["test_y"])
         except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise DataCorruptError(f"{self.npz} cannot be read: {error}. {self._help()}") from error
