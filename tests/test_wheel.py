@@ -76,7 +76,7 @@ def test_the_command_answers_from_another_folder(installed, tmp_path):
 @pytest.mark.slow
 def test_a_run_and_its_report_stay_in_the_folder_where_they_were_started(installed, tmp_path):
     run(installed, tmp_path, "-m", "bdia.train", *TINY, "trainer.max_epochs=1")
-    run(installed, tmp_path, "-m", "bdia.results.report")
+    run(installed, tmp_path, "-m", "bdia.cli", "report")
     assert {path.name for path in tmp_path.iterdir()} == {"results", "runs"}
     assert len(list(tmp_path.glob("results/custom/*.json"))) == 1
     assert (tmp_path / "results" / "report.html").is_file()

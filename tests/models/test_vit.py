@@ -42,7 +42,7 @@ def images(batch=3, channels=3, size=8):
 
 
 def build_net(name, stack=PlainStack):
-    """Build a config's net the way build.py does: the stack and num_classes come from outside the file."""
+    """Build a config's net the way bdia.build does: the stack and num_classes come from outside the file."""
     net = OmegaConf.load(CONFIGS / "model" / f"{name}.yaml").net
     assert OmegaConf.to_container(net)["stack"] == "${stack}"
     del net["stack"]

@@ -24,7 +24,7 @@ class Model:
         unit: what a step's size counts, "images" or "tokens".
         batch: by device, by depth.
         tokens: length of a text by device; None for images.
-        paper: (depth, batch, precision, variant form -> MB) is looked up for it: the paper measured this model.
+        paper: True if the paper measured this model; its peak is then shown beside ours.
     """
 
     overrides: tuple[str, ...]
@@ -140,7 +140,7 @@ def distinct(variants: dict[str, Variant], depth: int) -> dict[str, Variant]:
 
 CURVE_BATCH = {"cpu": 64, "cuda": 128}  # large enough that activations, not gradients, make the peak
 
-# What --quick measures: three minutes on two cores.
+# What quick=true measures: three minutes on two cores.
 QUICK = {
     "models": ["vit_paper"],
     "depths": [6],

@@ -1,6 +1,6 @@
 """Turn the run records into results/tables/*.md, one self-contained results/report.html and a text for the terminal.
 
-Run: python -m bdia.results.report --results results
+Run: bdia report
 """
 
 from collections import Counter
