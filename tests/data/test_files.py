@@ -54,7 +54,7 @@ def test_text_keeps_its_line_ends_and_loses_a_byte_order_mark(tmp_path, name):
         ("none.txt", None),
     ],
 )
-def test_what_cannot_be_read_is_named_with_the_way_out(tmp_path, name, data):
+def test_what_cannot_be_read_is_named_with_a_hint(tmp_path, name, data):
     if data is not None:
         write_whole(tmp_path / name, [data])
     with pytest.raises(DataCorruptError, match=rf"{name} .*: mend it$"):

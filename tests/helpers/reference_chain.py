@@ -84,7 +84,7 @@ def reference_bdia(layers: Sequence[nn.Module], law: object, bits: int, batch_di
     """Inside, the layers take BDIA updates in training mode; on leaving they are as before.
 
     A layer's stream is its first positional argument, else its first keyword argument. A pass goes on while a layer
-    gets the tensor that the last one handed out; any other tensor starts a new pass. A layer that changes the stream's
+    gets the tensor that the last one returned; any other tensor starts a new pass. A layer that changes the stream's
     shape runs as it is. Caches are switched off. gamma is
     drawn from torch's default generator just before layers k >= 1 run.
 

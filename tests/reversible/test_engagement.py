@@ -94,7 +94,7 @@ def test_an_in_place_change_between_layers_is_an_error_that_names_it_and_right_w
 
     model = LoopModel(between=change)
     bdia.convert(model)
-    with pytest.raises(RuntimeError, match=r"x_3, handed out by layer 2, was modified by an inplace.*backward=stored"):
+    with pytest.raises(RuntimeError, match=r"x_3, returned by layer 2, was modified by an inplace.*backward=stored"):
         step(model, make_tokens())
     stored, wanted = LoopModel(between=change), LoopModel(between=lambda x, k: x + 1.0 if k == 2 else x)
     for each in (stored, wanted):

@@ -46,10 +46,10 @@ def both(rule, x_prev, x_curr, y, note=True, verify=True):
     """What the two passes make of one update and of its inverse: two lists of tensors."""
     found = []
     for kernel in ("eager", "compiled"):
-        passed = update_kernel(rule, x_prev, x_curr, y, note, verify, kernel)
-        rebuilt = passed.x_next.clone()
-        bits = inverse_kernel(rule, rebuilt, x_curr, y, passed.packed, verify, kernel) if note else None
-        found.append([t for t in (*passed, rebuilt if note else None, bits) if t is not None])
+        result = update_kernel(rule, x_prev, x_curr, y, note, verify, kernel)
+        rebuilt = result.x_next.clone()
+        bits = inverse_kernel(rule, rebuilt, x_curr, y, result.packed, verify, kernel) if note else None
+        found.append([t for t in (*result, rebuilt if note else None, bits) if t is not None])
     return found
 
 
@@ -146,8 +146,8 @@ def test_of_fake_tensors_a_kernel_makes_its_results_and_no_temporaries():
         x = torch.empty(8, 5, 24)
         for kernel in ("compiled", "eager"):
             with StorageMeter([x], []) as meter:
-                passed = update_kernel(rule, x, x, x, note=True, verify=True, kernel=kernel)
-            sizes[kernel] = meter.peak - sum(t.nbytes for t in (x, *passed))
+                result = update_kernel(rule, x, x, x, note=True, verify=True, kernel=kernel)
+            sizes[kernel] = meter.peak - sum(t.nbytes for t in (x, *result))
     assert sizes["compiled"] < x.nbytes / 4 < x.nbytes < sizes["eager"]  # the coefficients of each sample
 
 
@@ -194,7 +194,7 @@ def test_without_a_compiler_auto_warns_once_and_gives_the_same_bits(no_compiler)
     assert_bit_equal(found, gradients(BdiaStack(blocks, kernel="eager"), x))
 
 
-def test_without_a_compiler_the_compiled_kernel_is_refused_with_the_way_out(no_compiler):
+def test_without_a_compiler_the_compiled_kernel_is_refused_with_a_hint(no_compiler):
     with pytest.raises(RuntimeError, match=r"No working C.. compiler.*stack\.kernel=eager"):
         BdiaStack(make_blocks(3), kernel="compiled")(make_tokens())
 

@@ -42,7 +42,7 @@ def test_a_second_loss_of_the_same_forward_is_refused(make):
 
 
 @pytest.mark.parametrize("make", REVERSIBLE.values(), ids=REVERSIBLE)
-def test_a_graph_of_the_gradient_is_refused_with_the_way_out(make):
+def test_a_graph_of_the_gradient_is_refused_with_a_hint(make):
     x = make_tokens()
     with pytest.raises(RuntimeError, match=r"create_graph=True.*stack\.backward=stored"):
         torch.autograd.grad(loss_of(make(make_blocks(3))(x)), x, create_graph=True)

@@ -18,8 +18,8 @@ def step_memory(workload: Workload) -> dict[str, int]:
         bytes: `peak`, and at the peak `parameters`, `gradients`, `optimizer`, `other` (batch, buffers) and
         `activations` (all the rest), of those `loss_head` where the model has one; `held`, what the stacks' forward
         leaves for backward, their outputs included; `side_information`. In elements: `stream`, B * T * D, summed over
-        stacks. On a GPU `peak_allocated` is the allocator's own peak in a second step, without the meter; what lay
-        there before and is not this workload's is left out.
+        stacks. On a GPU `peak_allocated` is the allocator's own peak in a second step, without the meter. Memory of
+        other workloads is subtracted.
     """
     known = [
         *workload.task.parameters(),

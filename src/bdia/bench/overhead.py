@@ -45,7 +45,7 @@ class Overhead:
 
     @property
     def percent(self) -> float:
-        """Median over the rounds of what a step of the run takes longer than a bare one."""
+        """Median extra time of a run's step, in percent of a bare step."""
         return 100 * (statistics.median(ratios(self.run_ms, self.bare_ms)) - 1)
 
 

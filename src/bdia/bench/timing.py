@@ -15,8 +15,9 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def orders(names: Sequence[Name], rounds: int) -> Iterator[list[Name]]:
-    """Yield the order of each round: every place and, as evenly as can be, every predecessor comes to each variant.
+    """Yield the order of each round.
 
+    Each variant runs at every place of the order, and after each other variant about equally often.
     A plain rotation moves the places and leaves every variant behind the same one. Here a zigzag 0, 1, n-1, 2, n-2 ...
     is rotated: its differences are all different for an even n, and each occurs at most twice for an odd one.
     Source: E. J. Williams, "Experimental designs balanced for the estimation of residual effects" (1949).

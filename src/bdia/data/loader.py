@@ -97,7 +97,7 @@ class EpochLoader(ABC):
         """Continue there: the next pass skips the used batches if it is of the saved epoch, and none otherwise.
 
         Raises:
-            ValueError: in that next pass, when it is of the saved epoch and this loader would cut it differently.
+            ValueError: the next pass resumes inside the saved epoch, and batch size or seed have changed.
         """
         self._resume = dict(state)
         self.sampler.set_epoch(state["epoch"])

@@ -137,7 +137,11 @@ class _Search:
         return rows[going].flatten()
 
     def _done(self, scores: Tensor) -> Tensor:
-        """Return (A,): enough has finished, or the best sum (A,) of the unfinished cannot win at any length to come."""
+        """Return (A,): True if enough hypotheses have ended, or no unfinished one can still win.
+
+        Args:
+            scores: (A,), the best sum of the unfinished hypotheses.
+        """
         lengths = torch.stack([torch.full_like(self.limits, self.tokens.shape[2] + 2), self.limits + 1])
         possible = (scores / lengths**self.length_penalty).amax(dim=0)  # a sum only falls: one of the ends is the best
         return (self.finished >= self.beam) | (possible <= self.best)

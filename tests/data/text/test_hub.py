@@ -50,7 +50,7 @@ def test_a_data_set_with_fewer_texts_is_refused_and_nothing_is_kept(tmp_path, hu
     assert not list(tmp_path.rglob("*"))
 
 
-def test_without_the_package_or_the_network_the_way_out_is_named(tmp_path, monkeypatch):
+def test_without_the_package_or_the_network_the_error_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataNotFoundError, match=r"bdia\[hub\].*data=text_file"):
         HubText("some/set", count=1).documents(tmp_path)

@@ -160,7 +160,7 @@ class Numbers:
 
 
 def fair_shares(total: int, capacities: Sequence[int]) -> list[int]:
-    """Share `total` out: equally, and where a capacity is smaller, what it lacks equally among the others."""
+    """Share `total` equally. What does not fit into a small capacity is shared among the others."""
     shares = [0] * len(capacities)
     order = sorted(range(len(capacities)), key=lambda number: capacities[number])
     for place, number in enumerate(order):

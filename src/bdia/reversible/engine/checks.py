@@ -53,7 +53,7 @@ def consumed(prefix: str) -> str:
 def changed_in_place(k: int, prefix: str) -> str:
     """A state that backward needs has other values now."""
     return (
-        f"the residual stream x_{k}, handed out by layer {k - 1}, was modified by an inplace operation afterwards. "
+        f"the residual stream x_{k}, returned by layer {k - 1}, was modified by an inplace operation afterwards. "
         f"Backward needs it: write x = x + ... instead of x += ..., or set {prefix}backward=stored"
     )
 
@@ -131,7 +131,7 @@ def own_grid(bits: int, prefix: str) -> str:
 
 
 def own_state(name: str) -> str:
-    """Say that a block's second run changed something of the block's that only the first should change."""
+    """Say that a block's second run changed the block's state again."""
     return (
         f"own state: {name} was changed again when backward recomputed its layer, so it counts every step twice. Keep "
         "it in a buffer, which is put back, or train with backward=stored"

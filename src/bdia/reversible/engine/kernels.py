@@ -35,8 +35,8 @@ class UpdateResult(NamedTuple):
 def bit_sum(x: Tensor) -> Tensor:
     """Sum the bit patterns of a tensor as integers, modulo 2^32 for float32, in any order: 0-dim, int32 for float32.
 
-    One changed bit changes it for certain, values that differ in many ways all but certainly; values that trade places
-    and an even number of changed signs do not.
+    The sum always changes if one bit changes, and almost always if many do. It misses swapped values and an even
+    number of flipped signs.
     """
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     return x.view(integers).sum(dtype=torch.int64 if x.element_size() == 8 else torch.int32)

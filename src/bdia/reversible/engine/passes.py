@@ -371,7 +371,7 @@ class LayerUpdate:
     def input_gradients(self, through_block: Tensor, needs_prev: bool) -> tuple[Tensor, Tensor | None]:
         """Return the gradients of x_k, through the block and past it, and of x_{k-1}.
 
-        A loss of the block alone, one that its hooks collected, sends nothing past the block.
+        If the loss reads only the block's own outputs, nothing flows past the block.
         """
         grad, self._grad_x_next = self._grad_x_next, None
         if grad is None:
