@@ -17,11 +17,14 @@ from commits import ROOT, checked_out, environment
 
 STACKS = ("standard", "checkpoint", "bdia")
 
-# Only what both commits have: public stacks, the storage meter.
+# Only what both commits have: public stacks, the storage meter (in `bdia.measure` before it moved).
 WORKER = """
 import gc, json, sys, time, torch
 from torch import nn
-from bdia.profiling.storage_meter import StorageMeter
+try:
+    from bdia.profiling.storage_meter import StorageMeter
+except ModuleNotFoundError:
+    from bdia.measure.storage_meter import StorageMeter
 from bdia.reversible import BdiaStack, CheckpointStack, StandardStack
 
 torch.set_num_threads(1)
@@ -76,6 +79,7 @@ class Worker:
         """End the process."""
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
 
 def compare(base: Path, settings: dict[str, object], rounds: int) -> str:

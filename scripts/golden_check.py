@@ -1,7 +1,8 @@
 """Compare what two commits compute: a seeded demo, gradients of every stack, composed configs. Equal means bit for bit.
 
 Each commit is checked out and runs in processes of its own, with one thread. A `_target_` that was renamed
-(`bdia.results.renamed`) is no difference; times are not compared. Exit code 1 where anything else differs.
+(`bdia.results.renamed`) is no difference; times are not compared. A stack or an experiment that only the first commit
+has is a difference, one that only the second has is a note. Exit code 1 where anything differs.
 
     python scripts/golden_check.py 97832fb           # against HEAD: gradients, configs, ten epochs of the demo
     python scripts/golden_check.py 97832fb HEAD --epochs 1 --stacks bdia
@@ -14,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from commits import checked_out, environment
 
@@ -163,20 +164,41 @@ def renamed(config: Any) -> Any:
     return with_public_names({"": config})[""]
 
 
-def items(first: Path, second: Path, stacks: list[str], epochs: int | None) -> Iterator[tuple[str, str | None, bool]]:
-    """Yield what was compared, the difference, and whether names alone differ."""
-    before, after = (ask(tree, GRADIENTS) for tree in (first, second))
-    for name in [name for name in before if name in after]:
-        yield f"gradients: {name}", None if before[name] == after[name] else "other bits", False
-    before, after = (ask(tree, CONFIGS, str(tree)) for tree in (first, second))
-    for name in [name for name in before if name in after]:
-        old, new = renamed(before[name]), renamed(after[name])
-        yield f"config: {name}", difference(old, new), before[name] != after[name]
+class Item(NamedTuple):
+    """What was compared.
+
+    Args:
+        wrong: the difference, None where there is none.
+        note: said of an item that does not differ.
+    """
+
+    name: str
+    wrong: str | None = None
+    note: str = "equal"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {f'different: {self.wrong}' if self.wrong else self.note}"
+
+
+def compared(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Item]:
+    """Yield an item for each key of two documents; one that only the first has is a difference."""
+    for key in dict.fromkeys([*before, *after]):
+        name = f"{what}: {key}"
+        if key not in after:
+            yield Item(name, "only in the first")
+        elif key not in before:
+            yield Item(name, note="only in the second")
+        else:
+            wrong = difference(renamed(before[key]), renamed(after[key]))
+            yield Item(name, wrong, "equal" if before[key] == after[key] else "equal but for renamed classes")
+
+
+def items(first: Path, second: Path, stacks: list[str], epochs: int | None) -> Iterator[Item]:
+    """Yield what was compared."""
+    yield from compared("gradients", *(ask(tree, GRADIENTS) for tree in (first, second)))
+    yield from compared("config", *(ask(tree, CONFIGS, str(tree)) for tree in (first, second)))
     for stack in stacks:
-        before, after = (demo(tree, stack, epochs) for tree in (first, second))
-        for kind in before:
-            old, new = renamed(before[kind]), renamed(after[kind])
-            yield f"demo on {stack}: {kind}", difference(old, new), before[kind] != after[kind]
+        yield from compared(f"demo on {stack}", *(demo(tree, stack, epochs) for tree in (first, second)))
 
 
 def main() -> int:
@@ -188,13 +210,12 @@ def main() -> int:
     parser.add_argument("--stacks", nargs="+", default=["standard", "bdia"], help="stacks of the demo")
     options = parser.parse_args()
     stacks = [] if options.epochs == 0 else options.stacks
-    compared = differing = 0
+    count = differing = 0
     with checked_out(options.first) as first, checked_out(options.second) as second:
-        for name, wrong, names_differ in items(first, second, stacks, options.epochs):
-            said = f"different: {wrong}" if wrong else "equal but for renamed classes" if names_differ else "equal"
-            print(f"{name}: {said}", flush=True)
-            compared, differing = compared + 1, differing + bool(wrong)
-    print(f"{compared} compared, {differing} different")
+        for item in items(first, second, stacks, options.epochs):
+            print(item, flush=True)
+            count, differing = count + 1, differing + bool(item.wrong)
+    print(f"{count} compared, {differing} different")
     return int(differing > 0)
 
 
