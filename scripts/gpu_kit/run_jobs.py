@@ -58,9 +58,9 @@ def run(work: Sequence[tuple[Job, list[str]]], workers: int, until: float, runs:
     while (waiting or running) and time.monotonic() < until:
         while waiting and len(running) < workers:
             job, overrides = waiting.pop(0)
-            log = (runs / "logs" / f"{job.experiment}_{job.stack}_s{job.seed}.log").open("a")
             command = job.command(runs, results, overrides)
-            running[subprocess.Popen(command, stdout=log, stderr=log, env=environment)] = job, time.monotonic()
+            with (runs / "logs" / f"{job.experiment}_{job.stack}_s{job.seed}.log").open("a") as log:
+                running[subprocess.Popen(command, stdout=log, stderr=log, env=environment)] = job, time.monotonic()
         time.sleep(0.2)
         for process in [process for process in running if process.poll() is not None]:
             job, started = running.pop(process)
