@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from importlib.util import resolve_name
 from types import ModuleType
@@ -87,8 +88,10 @@ def import_module(name: str, package: str | None = None) -> ModuleType:
         raise named from error
 
 
-def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a package's `__getattr__` (PEP 562), which imports the module of a public name when it is asked for.
+def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return a package's `__getattr__` and `__dir__` (PEP 562).
+
+    The first imports the module of a public name when it is asked for; the second lists the public names too.
 
     Args:
         package: the package's `__name__`.
@@ -100,7 +103,10 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(modules[name], package), name)
 
-    return __getattr__
+    def __dir__() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *modules})
+
+    return __getattr__, __dir__
 
 
 _MODULES = {
@@ -126,4 +132,4 @@ __all__ = [
     "register_adapter",
     "revert",
 ]
-__getattr__ = lazy_names(__name__, _MODULES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -23,4 +23,4 @@ _MODULES = {
 
 __all__ = ["DataToText", "ImageClassification", "LanguageModeling", "Task", "TextTask", "Translation"]
 
-__getattr__ = lazy_names(__name__, _MODULES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
