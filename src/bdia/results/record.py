@@ -8,6 +8,7 @@ from typing import Any
 
 from bdia import BdiaError
 from bdia.results.renamed import with_public_names
+from bdia.reversible.engine.memory_errors import out_of_memory
 
 SCHEMA = 1
 STATUSES = ("ok", "failed", "oom", "interrupted")
@@ -241,9 +242,7 @@ def status_of(error: BaseException) -> str:
     """Return the record's status: "interrupted", "oom" (out of memory) or "failed"."""
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "interrupted"
-    named = type(error).__name__ in ("OutOfMemoryError", "MemoryError")  # torch's own, without importing torch
-    said = any(words in str(error) for words in ("can't allocate memory", "bad_alloc"))
-    return "oom" if named or said else "failed"
+    return "oom" if out_of_memory(error) else "failed"
 
 
 def describe(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from bdia import UnsupportedError
+from bdia.reversible.engine.memory_errors import out_of_memory
 
 # Smallest tensor, in elements, for which compiling pays. Compiling a function takes about 20 s once on a machine, then
 # 4 s in every process. For a BDIA update and its inverse it saved, at commit 5ddbbb1 on two cores, about 4 ms at
@@ -88,9 +89,3 @@ def _compiled(function: Callable[..., None], device: str) -> Callable[..., None]
         settings["recompile_limit"] = KERNELS_AT_MOST
     kernel: Callable[..., None] = torch.compile(function, **settings)
     return kernel
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out."""
-    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return named or any(words in str(error) for words in ("can't allocate memory", "bad_alloc"))

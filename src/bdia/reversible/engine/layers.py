@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from bdia import InvalidTypeError, UnsupportedError
 from bdia.reversible.arithmetic.rules import Rule
 from bdia.reversible.engine import checks
-from bdia.reversible.engine.compiled import out_of_memory
+from bdia.reversible.engine.memory_errors import out_of_memory
 from bdia.reversible.engine.nodes import BlockInput, Handle, Update
 from bdia.reversible.engine.passes import LayerUpdate, Pass, PassSettings
 from bdia.reversible.engine.recompute import Contexts, recompute_contexts
