@@ -10,7 +10,8 @@ from torch import Tensor
 from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError
 from bdia.data.images.augment import AUGMENTATIONS, Compose, Normalize
-from bdia.data.loader import ResidentLoader, seeded_generator
+from bdia.data.images.loader import ResidentLoader
+from bdia.data.loader import seeded_generator
 from bdia.data.module import DataModule
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images (N, 3, 32, 32) uint8, labels (N,) integer

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from bdia.data.images.augment import Compose, Normalize, RandomCropFlip
-from bdia.data.loader import ResidentLoader
+from bdia.data.images.loader import ResidentLoader
 
 COUNT = 45
 
