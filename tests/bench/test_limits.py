@@ -8,7 +8,8 @@ import torch
 import bdia.bench.limits
 from bdia.bench.cases import VARIANTS
 from bdia.bench.cell import Cell
-from bdia.bench.limits import GIB, _line, _peak, _status_bytes, add_fits, free_bytes, largest, memory_ceiling
+from bdia.bench.limits import _line, _peak, _status_bytes, add_fits, free_bytes, memory_ceiling
+from bdia.profiling.sizes import GIB
 from bdia.results.record import status_of
 from helpers.bench_helpers import TINY, row
 
@@ -48,11 +49,6 @@ def test_what_is_free_is_the_machines_or_the_control_groups_whichever_is_less(mo
     for group, wanted in ((None, 7000), (5000, 5000), (9000, 7000)):
         monkeypatch.setattr(bdia.bench.limits, "_group_bytes", lambda group=group: group)
         assert free_bytes() == wanted
-
-
-@pytest.mark.parametrize("limit", [0, 1, 7, 1000])
-def test_the_largest_that_fits_fits_and_the_next_does_not(limit):
-    assert largest(lambda n: n <= limit) == limit
 
 
 def test_a_broken_line_goes_through_its_points_and_on_beyond_them():

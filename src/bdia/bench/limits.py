@@ -18,13 +18,14 @@ import torch
 from bdia.bench.cases import BUDGETS_GIB, Variant
 from bdia.bench.cell import Cell
 from bdia.bench.record import VariantRow
+from bdia.profiling.search import largest_that_fits
+from bdia.profiling.sizes import GIB
 from bdia.profiling.traced_step import TrainingStep, trace_step
 
 SHARE = 0.95  # of the free memory
 BATCHES = (1, 8, 128)  # traced
 BLOCKS = (4, 8)
 MOST = 2**20  # no batch or depth is sought beyond
-GIB = 2**30
 
 
 @contextlib.contextmanager
@@ -105,8 +106,8 @@ def _peak(cell: Cell, variant: Variant, batch: int, depth: int) -> int:
 
 def _fits(need: Callable[[int, int], float], row: VariantRow, budget: float) -> dict[str, int]:
     return {
-        "batch": largest(lambda batch: need(batch, row.depth) <= budget),
-        "depth": largest(lambda depth: need(row.batch, depth) <= budget),
+        "batch": largest_that_fits(lambda batch: need(batch, row.depth), budget, [row.batch], most=MOST),
+        "depth": largest_that_fits(lambda depth: need(row.batch, depth), budget, [row.depth], most=MOST),
     }
 
 
@@ -116,12 +117,3 @@ def _line(places: Sequence[int], values: Sequence[float], place: int) -> float:
     left = right - 1
     slope = (values[right] - values[left]) / (places[right] - places[left])
     return values[left] + slope * (place - places[left])
-
-
-def largest(fits: Callable[[int], bool]) -> int:
-    """Return the largest n up to `MOST` with fits(n), 0 if there is none; where n does not fit, no larger one does."""
-    low, high = 0, MOST + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low

@@ -12,9 +12,10 @@ from bdia import InvalidValueError
 from bdia.bench.decoder import LORA, MLP_RATIO, TRAININGS, VOCABULARY, WAYS, DecoderCell, decoder_cell
 from bdia.bench.limits import memory_ceiling
 from bdia.bench.record import Bench, VariantRow, read_bench
-from bdia.bench.report import MIB, bits_stored_per_block, partner, provenance, ratio, reason
+from bdia.bench.report import bits_stored_per_block, partner, provenance, ratio, reason
 from bdia.bench.run import begin, measure_cells
 from bdia.data.files import write_whole
+from bdia.profiling.sizes import MIB
 from bdia.results.statistics import NONE
 from bdia.results.tables import Table, markdown, plain
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from bdia.bench.cases import CURVE, VARIANTS
 from bdia.bench.record import Bench, VariantRow
-from bdia.bench.report import MIB
 from bdia.data.files import write_whole
+from bdia.profiling.sizes import MIB
 from bdia.results.figures import LINES, MARKERS, OTHER_COLOUR, STYLE, legend_below, svg_text
 from bdia.reversible.stacks.registry import BDIA, STACKS
 

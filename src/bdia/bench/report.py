@@ -6,12 +6,12 @@ from typing import Any
 from bdia.bench.cases import BUDGETS_GIB, CURVE, MODELS, VARIANTS
 from bdia.bench.record import Bench, VariantRow
 from bdia.bench.timing import Times, falls, rises
+from bdia.profiling.sizes import CATEGORIES, MIB
 from bdia.results.published import PUBLISHED, TABLE_1
 from bdia.results.statistics import NONE
 from bdia.results.tables import Table, markdown, plain
 
-MIB = 2**20
-CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "loss_head", "other")
+SHOWN = (*CATEGORIES[:-1], "loss_head", CATEGORIES[-1])  # the loss head's memory is part of the activations
 PAPER_SETTING = (6, 128, "32-true")  # blocks, batch, precision of Table 1
 
 
@@ -49,7 +49,7 @@ def ratio(row: VariantRow, other: VariantRow | None) -> str:
 
 def memory_table(rows: Sequence[VariantRow]) -> Table:
     """Return peak memory by category, what is held between forward and backward, and the paper's peak beside ours."""
-    shown = [name for name in CATEGORIES if any(row.memory.get(name) for row in rows)]
+    shown = [name for name in SHOWN if any(row.memory.get(name) for row in rows)]
     allocator = ["allocator's peak"] if any("peak_allocated" in row.memory for row in rows) else []
     heads = ["blocks, precision, variant", "batch", "n", "peak, MiB", *allocator, *shown]
     heads += ["held, MiB", "bits per activation and further block", "paper, MB"]

@@ -9,9 +9,8 @@ from torch import nn
 
 from bdia import InvalidValueError
 from bdia.callbacks.history import Measurement, MeasuringCallback
+from bdia.profiling.sizes import MIB
 from bdia.profiling.storage_meter import StorageMeter, optimizer_state
-
-MIB = 2**20
 
 
 class PeakMemory(MeasuringCallback):

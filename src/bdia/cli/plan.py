@@ -35,12 +35,10 @@ from typing import TYPE_CHECKING
 
 from bdia import InvalidValueError
 from bdia.cli.arguments import MISSING, read_arguments
-from bdia.profiling.sizes import format_bytes, read_memory
+from bdia.profiling.sizes import CATEGORIES, format_bytes, read_memory
 
 if TYPE_CHECKING:
     from bdia.profiling.planner import Plan, StackPlan
-
-CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")
 
 
 @dataclass

@@ -1,13 +1,13 @@
 """The largest size that fits into a budget, where a size's need is expensive to ask for and nearly a straight line."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 LARGEST = 2**24  # batches and depths end here
 STRAIGHT = 6  # after so many questions the need is no line, and halving the gap is quicker
 
 
 def largest_that_fits(
-    need: Callable[[int], int], budget: float, starts: Sequence[int], least: int = 1, most: int = LARGEST
+    need: Callable[[int], float], budget: float, starts: Sequence[int], least: int = 1, most: int = LARGEST
 ) -> int:
     """Return the largest n from least to most with need(n) <= budget, least - 1 if there is none.
 
@@ -28,7 +28,7 @@ def largest_that_fits(
         known[guess] = need(guess)
 
 
-def _next(known: dict[int, int], budget: float, low: int, high: int) -> int:
+def _next(known: Mapping[int, float], budget: float, low: int, high: int) -> int:
     """Continue the line through the two points nearest to the gap between low and high; stay in it, and near them."""
     a, *others = sorted(known, key=lambda n: min(abs(n - low), abs(n - high)))
     bounded = high in known

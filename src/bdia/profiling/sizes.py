@@ -9,6 +9,8 @@ UNITS = {
     "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
+MIB, GIB = UNITS["MiB"], UNITS["GiB"]
+CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")  # of a step's peak, which is their sum
 
 
 def read_memory(value: str | float, key: str) -> int | float:
