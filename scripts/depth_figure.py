@@ -6,9 +6,9 @@ Written by hand: the file is small, and the same record gives the same bytes wit
 import math
 from typing import Any
 
+from bdia.profiling.sizes import MIB
 from bdia.reversible.stacks.registry import STACKS
 
-MIB = 2**20
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 215, 40, 48
 LINE = 15  # least distance of two names, in pixels

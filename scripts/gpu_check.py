@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 import bdia
 from bdia.models import VisionTransformer
+from bdia.profiling.sizes import MIB
 from bdia.reversible import BdiaStack, CheckpointStack, RevVitStack, StandardStack
 
-MIB = 2**20
 DECODER = {"width": 1024, "heads": 16, "mlp": 4096, "tokens": 2048, "batch": 4, "vocabulary": 4096}
 TINY_DECODER = {"width": 32, "heads": 2, "mlp": 64, "tokens": 16, "batch": 2, "vocabulary": 32}
 VIT = {"width": 512, "heads": 8, "head_dim": 64, "mlp_hidden": 512}

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from bdia.profiling.sizes import MIB as MIB
+
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-MIB = 2**20
 
 
 class UnknownNumberError(Exception):

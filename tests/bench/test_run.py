@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import bdia.bench.run
-from bdia import InvalidValueError
+from bdia import InvalidValueError, MissingExtraError
 from bdia.bench import cases
 from bdia.bench.record import read_bench
 from bdia.bench.run import Arguments, cells, quick, run
@@ -95,6 +95,35 @@ def test_an_earlier_bench_is_shown_again_without_running(tmp_path, capsys, monke
     assert "12, 32-true, standard" in capsys.readouterr().out
     assert files(tmp_path) == [".json", ".md", ".svg", ".svg"]
     assert path.read_bytes() == before
+
+
+@pytest.fixture
+def without_matplotlib(monkeypatch):
+    """As without the extra `report`."""
+    for name in ("bdia.bench.plots", "bdia.results.figures"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+
+def test_without_the_plots_extra_a_bench_without_plots_runs(tiny, tmp_path, without_matplotlib):
+    run(replace(SMALL, what=["table"], depths=[2], variants=["standard"], out=str(tmp_path)))
+    assert files(tmp_path) == [".json", ".md"]
+
+
+@pytest.mark.parametrize("asked", [{"what": ["table"]}, {"what": ["curve"], "depths": [2]}], ids=str)
+def test_without_the_plots_extra_a_bench_with_plots_says_so_before_anything_runs(
+    tiny, tmp_path, without_matplotlib, monkeypatch, asked
+):
+    monkeypatch.setattr(bdia.bench.run, "_measure", lambda *_: pytest.fail("ran"))
+    with pytest.raises(MissingExtraError, match=r"needs the package matplotlib.*bdia\[report\]"):
+        run(replace(SMALL, curve_model="tiny", out=str(tmp_path), **asked))
+
+
+def test_without_the_plots_extra_an_earlier_bench_with_plots_says_so(tmp_path, without_matplotlib):
+    alone, several = bench(row()).write(tmp_path / "a"), bench(row(), row(depth=12)).write(tmp_path / "b")
+    run(Arguments(show=str(alone)))
+    with pytest.raises(MissingExtraError, match="matplotlib"):
+        run(Arguments(show=str(several)))
 
 
 def test_quick_is_one_small_cell():

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from bdia import InvalidValueError
+from bdia import InvalidValueError, import_module
 from bdia.bench import cases
 from bdia.bench.cell import Cell, run_cell
 from bdia.bench.estimate import estimate_minutes
 from bdia.bench.limits import add_fits, memory_ceiling
 from bdia.bench.overhead import measure_overhead
-from bdia.bench.plots import write_plots
 from bdia.bench.record import Bench, VariantRow, allocator_environment, bench_id, read_bench
 from bdia.bench.report import document, text
 from bdia.build import CONFIGS
@@ -55,6 +55,11 @@ def quick() -> Arguments:
 
 def check(arguments: Arguments) -> None:
     """Raise ValueError for the first value that cannot be measured, with the key to change."""
+    _check_names(arguments)
+    _check_numbers(arguments)
+
+
+def _check_names(arguments: Arguments) -> None:
     known = (
         ("what", arguments.what, PARTS),
         ("models", arguments.models, tuple(cases.MODELS)),
@@ -66,16 +71,16 @@ def check(arguments: Arguments) -> None:
         if not values or (unknown := [value for value in values if value not in wanted]):
             seen = ", ".join(unknown) if values else "nothing"
             raise InvalidValueError(f"{key}={seen}: wanted some of {', '.join(wanted)}; set {key}")
+
+
+def _check_numbers(arguments: Arguments) -> None:
     if arguments.repeats < cases.FEWEST_ROUNDS:
         raise InvalidValueError(
             f"repeats={arguments.repeats}: wanted at least {cases.FEWEST_ROUNDS}, for medians and quartiles; "
             "set repeats"
         )
-    for key, values in (
-        ("depths", arguments.depths),
-        ("curve_depth", [arguments.curve_depth]),
-        ("batch", arguments.batch),
-    ):
+    numbers = {"depths": arguments.depths, "curve_depth": [arguments.curve_depth], "batch": arguments.batch}
+    for key, values in numbers.items():
         if (key == "depths" and not values) or min(values, default=1) < 1:
             raise InvalidValueError(f"{key}={values}: wanted numbers of at least 1; set {key}")
     if len(arguments.batch) not in (0, len(arguments.models)):
@@ -122,6 +127,8 @@ def run(arguments: Arguments) -> None:
     device = read_device(
         ("cuda" if torch.cuda.is_available() else "cpu") if arguments.device == "auto" else arguments.device
     )
+    if "curve" in arguments.what or ("table" in arguments.what and len(set(arguments.depths)) > 1):
+        _plots()  # where its extra is not installed, that is said before anything runs
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     with memory_ceiling(device):
@@ -209,11 +216,23 @@ def _result(row: VariantRow) -> str:
 
 def show(bench: Bench, folder: Path) -> None:
     """Write tables and plots of a bench beside its JSON, and print the tables."""
-    figures = write_plots(bench, folder)
+    figures = _plots().write_plots(bench, folder) if has_plots(bench.rows) else []
     table = folder / f"{bench.bench_id}.md"
     write_whole(table, document(bench, figures))
     print(text(bench))
     print("\n" + "\n".join(map(str, [table.with_suffix(".json"), table, *(folder / file for _, file in figures)])))
+
+
+def has_plots(rows: Sequence[VariantRow]) -> bool:
+    """Whether there is something to plot: the trade-off curve, or a model at several depths."""
+    seen = [row for row in rows if row.times or row.memory]
+    depths = {(row.model, row.precision, row.depth) for row in seen if row.part == "table"}
+    return any(row.part == "curve" for row in seen) or len(depths) > len({key[:2] for key in depths})
+
+
+def _plots() -> ModuleType:
+    """Return the module that draws; it needs the extra `report`."""
+    return import_module("bdia.bench.plots")
 
 
 def say(line: str) -> None:
