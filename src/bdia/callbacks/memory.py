@@ -58,46 +58,45 @@ class PeakMemory(MeasuringCallback):
         """Read the peak."""
         if trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1 != self.at_batch:
             return
-        weights = sum(p.nbytes for p in pl_module.parameters())
-        optimizer = sum(tensor.nbytes for each in trainer.optimizers for tensor in optimizer_state(each))
-        state = weights + sum(p.nbytes for p in pl_module.parameters() if p.requires_grad) + optimizer
-        resident = getattr(trainer.train_dataloader, "resident_bytes", 0)
         if pl_module.device.type == "cuda":
-            torch.cuda.synchronize()
-            peak = torch.cuda.max_memory_allocated()
-            inputs = resident + sum(tensor.nbytes for tensor in [*batch, *pl_module.buffers()])
-            activations = peak - weights - optimizer - inputs
-            found = {
-                "peak_reserved": torch.cuda.max_memory_reserved(),
-                "activation_peak": activations,
-                "peak_parameters": weights,
-                "peak_optimizer": optimizer,
-                "peak_activations": activations,
-                "peak_other": inputs,
-            }
+            found = self._on_cuda(trainer, pl_module, batch)
         elif self.meter is not None:
-            meter = self._leave()
-            peak, gradients = meter.peak, meter.gradients_at_peak
-            inputs = sum(tensor.nbytes for tensor in [*batch, *pl_module.buffers()])
-            activations = peak - weights - optimizer - gradients - inputs
-            found = {
-                "activation_peak": activations,
-                "peak_parameters": weights,
-                "peak_gradients": gradients,
-                "peak_optimizer": optimizer,
-                "peak_activations": activations,
-                "peak_other": inputs,
-                **{f"peak_{name}": size for name, size in meter.owned_at_peak.items()},
-            }
+            found = self._on_cpu(trainer, pl_module, batch)
         else:
             return
-        found |= {
-            "peak_allocated": peak,
-            "model_state": state,
-            "side_information": sum(getattr(module, "side_bytes", 0) for module in pl_module.modules()),
-            "resident_data": resident,
-        }
         self.rows = [Measurement(name, value / MIB, None, trainer.global_step) for name, value in found.items()]
+
+    def _on_cuda(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, int]:
+        """Return the allocator's peak and its parts, in bytes."""
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated()
+        fixed = _fixed(trainer, pl_module)
+        inputs = fixed["resident_data"] + _inputs(pl_module, batch)
+        activations = peak - fixed["peak_parameters"] - fixed["peak_optimizer"] - inputs
+        return {
+            "peak_allocated": peak,
+            "peak_reserved": torch.cuda.max_memory_reserved(),
+            "activation_peak": activations,
+            "peak_activations": activations,
+            "peak_other": inputs,
+            **fixed,
+        }
+
+    def _on_cpu(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, int]:
+        """Return the meter's peak and its parts, in bytes."""
+        meter = self._leave()
+        peak, gradients = meter.peak, meter.gradients_at_peak
+        fixed, inputs = _fixed(trainer, pl_module), _inputs(pl_module, batch)
+        activations = peak - fixed["peak_parameters"] - fixed["peak_optimizer"] - gradients - inputs
+        return {
+            "peak_allocated": peak,
+            "activation_peak": activations,
+            "peak_gradients": gradients,
+            "peak_activations": activations,
+            "peak_other": inputs,
+            **{f"peak_{name}": size for name, size in meter.owned_at_peak.items()},
+            **fixed,
+        }
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the meter, which sees every operation while it is on."""
@@ -110,6 +109,23 @@ class PeakMemory(MeasuringCallback):
         for hook in self.hooks:
             hook.remove()
         return meter
+
+
+def _fixed(trainer: Trainer, model: LightningModule) -> dict[str, int]:
+    """Return the bytes that are the same at every moment of the step."""
+    weights = sum(p.nbytes for p in model.parameters())
+    optimizer = sum(tensor.nbytes for each in trainer.optimizers for tensor in optimizer_state(each))
+    return {
+        "peak_parameters": weights,
+        "peak_optimizer": optimizer,
+        "model_state": weights + sum(p.nbytes for p in model.parameters() if p.requires_grad) + optimizer,
+        "side_information": sum(getattr(module, "side_bytes", 0) for module in model.modules()),
+        "resident_data": getattr(trainer.train_dataloader, "resident_bytes", 0),
+    }
+
+
+def _inputs(model: LightningModule, batch: Any) -> int:
+    return sum(tensor.nbytes for tensor in [*batch, *model.buffers()])
 
 
 def book_categories(model: nn.Module, meter: StorageMeter) -> list[Any]:
