@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bdia.results import Metric, RunRecord
+from bdia.results import Metric, RunRecord, gather
 
 GAMMA = {"_target_": "bdia.reversible.TwoPoint", "value": "1/2", "per": "sample"}
 BDIA = {"_target_": "bdia.reversible.BdiaStack", "_partial_": True, "gamma": GAMMA, "bits": 9}
@@ -172,3 +172,9 @@ def make_language_study(
         for place, (stack, losses, dropout) in enumerate(rows)
         for seed in range(3)
     ]
+
+
+def only(records):
+    """Return the experiment that all the records are of."""
+    (experiment,) = gather(records)
+    return experiment

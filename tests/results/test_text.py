@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from matplotlib.axes import Axes
 
-from bdia.results import Metric, gather, table_text
+from bdia.results import Metric, table_text
 from bdia.results.figures import figures
 from bdia.results.published import data_name, setting_differences
 from bdia.results.report import failure_reason, notes, provenance
@@ -23,12 +23,8 @@ from helpers.synthetic_records import (
     make_study,
     make_text_record,
     make_translation_study,
+    only,
 )
-
-
-def only(records):
-    (experiment,) = gather(records)
-    return experiment
 
 
 def rows_of(records) -> dict[str, dict[str, str]]:

@@ -1,3 +1,5 @@
+"""Runs gathered into variants and experiments: what is averaged, what is never mixed."""
+
 import math
 from dataclasses import replace
 
