@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import bdia
-import bdia.train.export as module
+import bdia.train.export.to_transformers as module
 from bdia.build import build_data
 from bdia.cli.export import Arguments
 from bdia.cli.main import main
