@@ -1,6 +1,7 @@
 """Numbers of records of one file each: bench, depth, GPU, plans, the study of gamma."""
 
 import json
+import re
 import statistics
 from functools import cache
 from pathlib import Path
@@ -88,6 +89,12 @@ def plan(model: str, memory: str, stack: str, field: str) -> float:
     """Return one quantity of a plan; bytes of a step's cost in MiB."""
     found = pick(plan_stacks(model, memory), stack, f"plan {model} {memory}")
     return found[field] if field in found else known(found["cost"].get(field), field) / MIB
+
+
+def families() -> int:
+    """Return how many model families docs/families.md, which scripts/families.py writes, lists."""
+    text = (RESULTS.parent / "docs" / "families.md").read_text(encoding="utf-8")
+    return int(re.findall(r"^(\d+) families: ", text, re.MULTILINE)[0])
 
 
 def gamma_rows(cell: str, law: str) -> list[dict[str, Any]]:

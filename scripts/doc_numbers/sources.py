@@ -13,6 +13,8 @@ Sources, and the words that follow each:
   interval EXPERIMENT VARIANT VARIANT SPLIT METRIC   its 95 % t interval, as text
   gamma CELL LAW FIELD                    newest file of results/finetune_gamma: val, difference, bits, ...
   minutes EXPERIMENT                      sum of the wall time of the runs that count, one after another
+  seeds EXPERIMENT                        number of seeds that every variant has
+  families                                number of model families that scripts/families.py tried
   origin EXPERIMENT                       commit, device and torch of the runs, as text
   origin FOLDER/                          the same of the newest file of a folder of results/
 
@@ -23,8 +25,8 @@ from collections.abc import Callable
 
 from bdia.results.statistics import Spread
 from doc_numbers.common import UnknownNumberError
-from doc_numbers.documents import bench, depth, gamma, gpu, newest, plan
-from doc_numbers.runs import best, counted, interval, minutes, paired, rise, run
+from doc_numbers.documents import bench, depth, families, gamma, gpu, newest, plan
+from doc_numbers.runs import best, counted, interval, minutes, paired, rise, run, seeds
 
 Value = float | str | Spread
 
@@ -74,5 +76,6 @@ def origin_text(found: set[tuple[str, str, str]]) -> str:
 
 SOURCES: dict[str, Callable[..., Value]] = {
     "run": run, "best": best, "rise": rise, "bench": bench, "depth": depth, "gpu": gpu, "plan": plan, "gamma": gamma,
-    "paired": paired, "interval": interval, "minutes": minutes, "origin": origin,
+    "paired": paired, "interval": interval, "minutes": minutes, "seeds": seeds,
+    "families": families, "origin": origin,
 }  # fmt: skip
