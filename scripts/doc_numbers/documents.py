@@ -26,8 +26,9 @@ def newest(folder: str) -> dict[str, Any]:
 
 
 def bench_rows(part: str, model: str, precision: str = "32-true", depths: tuple[int, ...] = ()) -> list[dict[str, Any]]:
-    """Return the rows of the newest bench that measured this model, at all of these depths."""
-    for path in sorted((RESULTS / "bench").glob("*.json"), reverse=True):
+    """Return the rows of the newest bench that measured this model, at all of these depths; PART@COMMIT: of that."""
+    part, _, commit = part.partition("@")
+    for path in sorted((RESULTS / "bench").glob(f"*_{commit}*.json"), reverse=True):
         rows = [
             row
             for row in document(path)["rows"]

@@ -6,6 +6,7 @@ Sources, and the words that follow each:
   best EXPERIMENT VARIANT SPLIT METRIC    the same of the lowest value of the curve
   rise EXPERIMENT VARIANT SPLIT METRIC    the same of last value minus lowest
   bench PART MODEL DEPTH VARIANT FIELD    newest file of results/bench that holds it: bench lora llama 48 bdia_half peak
+                                          PART@COMMIT: the file of that commit
   depth STACK BLOCKS FIELD                newest file of results/depth/vit_paper: peak or held
   gpu MODEL DEPTH CASE VARIANT FIELD      results/gpu/h100: gpu llama 48 added bdia_gamma_1_2 peak_mib
   plan MODEL MEMORY STACK FIELD           results/plans: plan vit_large 24GiB bdia_keep_0 largest_batch
