@@ -1,6 +1,7 @@
 """Imports point one way: what CONTRIBUTING.md says of the rooms of src/bdia holds."""
 
 import ast
+import re
 from collections.abc import Mapping, Set
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
@@ -11,6 +12,7 @@ import pytest
 
 import bdia
 from bdia.cli.main import VERBS
+from helpers.places import ROOT
 
 PACKAGE = Path(bdia.__file__).parent
 # Every entry of src/bdia and what it may import besides itself and the package's root (names and BdiaError).
@@ -27,7 +29,7 @@ MAY_IMPORT = {
     "train": {"build", "callbacks", "data", "models", "profiling", "results", "reversible", "tasks"},
     "bench": {"build", "callbacks", "data", "profiling", "results", "reversible"},
     "cli": {"bench", "build", "data", "models", "profiling", "results", "tasks", "train"},
-}
+}  # CONTRIBUTING.md has the same as a table
 ROOMS = {"arithmetic": {"arithmetic"}, "engine": {"arithmetic", "engine"}, "stacks": {"arithmetic", "engine", "stacks"}}
 
 
@@ -93,6 +95,19 @@ def test_a_room_imports_only_what_it_may(layer):
         if name.split(".")[1:2] == [layer]:
             used = {used.split(".")[1] for used in own_imports(name, known) if used != "bdia"} - {layer}
             assert used <= MAY_IMPORT[layer], f"{name} imports {used - MAY_IMPORT[layer]}"
+
+
+def test_the_table_in_contributing_is_this_list():
+    """The rooms in an order of imports, each with what it may import; what is in brackets is a remark."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| room \| may import \|\n\|[- |]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    rows = [row.strip("| \n").split(" | ") for row in table.splitlines()]
+    found = {room.strip("`"): set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", names))) for room, names in rows}
+    assert found == MAY_IMPORT
+    above: set[str] = set()
+    for room, names in found.items():
+        assert names <= above, room
+        above.add(room)
 
 
 def test_the_rooms_have_an_order():

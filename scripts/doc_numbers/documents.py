@@ -1,6 +1,7 @@
 """Numbers of records of one file each: bench, depth, GPU, plans, the study of gamma."""
 
 import json
+import re
 import statistics
 from functools import cache
 from pathlib import Path
@@ -25,8 +26,9 @@ def newest(folder: str) -> dict[str, Any]:
 
 
 def bench_rows(part: str, model: str, precision: str = "32-true", depths: tuple[int, ...] = ()) -> list[dict[str, Any]]:
-    """Return the rows of the newest bench that measured this model, at all of these depths."""
-    for path in sorted((RESULTS / "bench").glob("*.json"), reverse=True):
+    """Return the rows of the newest bench that measured this model, at all of these depths; PART@COMMIT: of that."""
+    part, _, commit = part.partition("@")
+    for path in sorted((RESULTS / "bench").glob(f"*_{commit}*.json"), reverse=True):
         rows = [
             row
             for row in document(path)["rows"]
@@ -88,6 +90,12 @@ def plan(model: str, memory: str, stack: str, field: str) -> float:
     """Return one quantity of a plan; bytes of a step's cost in MiB."""
     found = pick(plan_stacks(model, memory), stack, f"plan {model} {memory}")
     return found[field] if field in found else known(found["cost"].get(field), field) / MIB
+
+
+def families() -> int:
+    """Return how many model families docs/families.md, which scripts/families.py writes, lists."""
+    text = (RESULTS.parent / "docs" / "families.md").read_text(encoding="utf-8")
+    return int(re.findall(r"^(\d+) families: ", text, re.MULTILINE)[0])
 
 
 def gamma_rows(cell: str, law: str) -> list[dict[str, Any]]:

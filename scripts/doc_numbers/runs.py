@@ -61,6 +61,11 @@ def shared_seeds(experiment: str) -> set[int]:
     return set.intersection(*({run.seed for run in each.runs} for each in variants))
 
 
+def seeds(experiment: str) -> int:
+    """Return how many seeds every variant of an experiment has."""
+    return len(shared_seeds(experiment))
+
+
 def counted(experiment: str) -> list[RunRecord]:
     """Return the records that the numbers of an experiment are made of."""
     return [record for each in pick(experiments(), experiment, "results/").variants for record in each.runs]

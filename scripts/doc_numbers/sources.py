@@ -6,6 +6,7 @@ Sources, and the words that follow each:
   best EXPERIMENT VARIANT SPLIT METRIC    the same of the lowest value of the curve
   rise EXPERIMENT VARIANT SPLIT METRIC    the same of last value minus lowest
   bench PART MODEL DEPTH VARIANT FIELD    newest file of results/bench that holds it: bench lora llama 48 bdia_half peak
+                                          PART@COMMIT: the file of that commit
   depth STACK BLOCKS FIELD                newest file of results/depth/vit_paper: peak or held
   gpu MODEL DEPTH CASE VARIANT FIELD      results/gpu/h100: gpu llama 48 added bdia_gamma_1_2 peak_mib
   plan MODEL MEMORY STACK FIELD           results/plans: plan vit_large 24GiB bdia_keep_0 largest_batch
@@ -13,6 +14,8 @@ Sources, and the words that follow each:
   interval EXPERIMENT VARIANT VARIANT SPLIT METRIC   its 95 % t interval, as text
   gamma CELL LAW FIELD                    newest file of results/finetune_gamma: val, difference, bits, ...
   minutes EXPERIMENT                      sum of the wall time of the runs that count, one after another
+  seeds EXPERIMENT                        number of seeds that every variant has
+  families                                number of model families that scripts/families.py tried
   origin EXPERIMENT                       commit, device and torch of the runs, as text
   origin FOLDER/                          the same of the newest file of a folder of results/
 
@@ -23,8 +26,8 @@ from collections.abc import Callable
 
 from bdia.results.statistics import Spread
 from doc_numbers.common import UnknownNumberError
-from doc_numbers.documents import bench, depth, gamma, gpu, newest, plan
-from doc_numbers.runs import best, counted, interval, minutes, paired, rise, run
+from doc_numbers.documents import bench, depth, families, gamma, gpu, newest, plan
+from doc_numbers.runs import best, counted, interval, minutes, paired, rise, run, seeds
 
 Value = float | str | Spread
 
@@ -74,5 +77,6 @@ def origin_text(found: set[tuple[str, str, str]]) -> str:
 
 SOURCES: dict[str, Callable[..., Value]] = {
     "run": run, "best": best, "rise": rise, "bench": bench, "depth": depth, "gpu": gpu, "plan": plan, "gamma": gamma,
-    "paired": paired, "interval": interval, "minutes": minutes, "origin": origin,
+    "paired": paired, "interval": interval, "minutes": minutes, "seeds": seeds,
+    "families": families, "origin": origin,
 }  # fmt: skip

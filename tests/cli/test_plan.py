@@ -2,13 +2,16 @@
 
 import json
 import re
+from datetime import datetime
 
 import pytest
+import torch
 
 from bdia.cli.main import main
 from bdia.cli.plan import Arguments
 from bdia.cli.plan import __doc__ as usage
 from bdia.profiling.planner import STACKS
+from helpers.places import ROOT
 
 SMALL = ["model=vit_demo", "model.net.width=32", "model.net.heads=2", "depth=2", "batch=8"]
 
@@ -63,6 +66,16 @@ def test_memory_adds_what_fits_and_what_to_paste_and_out_writes_it(call, tmp_pat
     assert (written["precision"], written["device"], written["blocks"]) == ("bf16-mixed", "cuda", [2])
     assert written["memory"] == int(0.9 * written["stacks"][0]["cost"]["peak"])
     assert written["stacks"][1]["largest_batch"] >= 1
+    assert written["schema"] == 1 and written["torch"] == torch.__version__
+    assert set(written["git"]) == {"sha", "dirty"} and datetime.fromisoformat(written["created_utc"]).tzinfo
+
+
+def test_every_committed_plan_names_the_code_that_made_it():
+    for path in (ROOT / "results" / "plans").rglob("*.json"):
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        assert re.fullmatch(r"[0-9a-f]{40}", plan["git"]["sha"]) and plan["git"]["dirty"] is False
+        assert plan["schema"] == 1 and plan["torch"] and plan["created_utc"]
+        assert {stack["name"] for stack in plan["stacks"]} <= set(STACKS)  # a new stack needs no new record
 
 
 @pytest.mark.parametrize(

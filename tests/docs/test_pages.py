@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 
 import pytest
 import yaml
@@ -11,10 +12,14 @@ import bdia.reversible
 from helpers.doc_pages import BLOCK, pages
 from helpers.places import ROOT
 
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from docs_pages import with_stacks
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]*))?\)")
-API = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
+API = "".join(with_stacks(path.read_text(encoding="utf-8")) for path in (ROOT / "docs" / "api").glob("*.md"))
 
 
 class _Loader(yaml.SafeLoader):

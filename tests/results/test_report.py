@@ -10,7 +10,7 @@ from bdia.cli.report import run
 from bdia.results import gather, table_text, write_record
 from bdia.results.figures import figures
 from bdia.results.report import build_report
-from bdia.results.store import read_remarks
+from bdia.results.store import NOT_EXPERIMENTS, read_remarks
 from helpers.places import ROOT
 from helpers.synthetic_records import BDIA, GAMMA, STANDARD, make_metrics, make_record, make_study
 
@@ -113,6 +113,16 @@ def test_the_edited_records_of_cifar_10_say_so():
     assert "nine records of commit 8f2bfb1 were edited" in remarks["table1_cifar10_cpu"][0]
     table = (ROOT / "results" / "tables" / "table1_cifar10_cpu.md").read_text(encoding="utf-8")
     assert remarks["table1_cifar10_cpu"][0] in table
+
+
+def test_every_folder_of_records_has_its_table_with_what_its_readme_says():
+    """Else: bdia report. What git ignores are a user's own runs."""
+    results, remarks = ROOT / "results", read_remarks(ROOT / "results")
+    names = {path.parent.name for path in results.glob("*/*.json")} - {*NOT_EXPERIMENTS, "demo", "custom"}
+    assert {"table1_cifar10_long", "translation_cpu"} <= names
+    for name in sorted(name for name in names if not name.endswith("_smoke")):
+        table = (results / "tables" / f"{name}.md").read_text(encoding="utf-8")
+        assert all(paragraph in table for paragraph in remarks.get(name, ())), name
 
 
 def test_the_readme_of_the_results_describes_every_folder():

@@ -7,8 +7,7 @@ Usage: bdia bench [quick=true] [key=value ...]
   models=[vit_paper,vit_base,gpt2]
   depths=[6,12,24,48]
   precisions=[32-true,bf16-mixed]
-  variants=[...]       of the table: standard checkpoint checkpoint_two_level revvit bdia_keep_0 bdia_keep_1
-                       bdia_keep_half bdia_float_stored
+  variants=[...]       of the table: VARIANTS
   curve_model=vit_paper  curve_depth=6    of the curve and of overhead
   repeats=7            rounds; every variant is timed once in each
   batch=[]             one number per model, in their order, for table and curve; [] takes bdia/bench/cases.py's
@@ -27,8 +26,12 @@ Examples:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
+from bdia.bench.cases import VARIANTS
 from bdia.cli.arguments import read_arguments
+
+__doc__ = (__doc__ or "").replace("VARIANTS", ("\n" + 23 * " ").join(wrap(" ".join(VARIANTS), 82)))
 
 
 @dataclass

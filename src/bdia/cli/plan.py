@@ -40,6 +40,8 @@ from bdia.profiling.sizes import CATEGORIES, format_bytes, read_memory
 if TYPE_CHECKING:
     from bdia.profiling.planner import Plan, StackPlan
 
+SCHEMA = 1  # of the JSON
+
 
 @dataclass
 class Arguments:
@@ -115,6 +117,22 @@ def _row(stack: StackPlan, memory: int | None) -> list[str]:
     return [stack.name, *sizes, f"{stack.relative_flops:.2f}", format_bytes(stack.held_per_block), *fitting]
 
 
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write the plan as JSON, after the commit and the version of torch that made it."""
+    import json
+    from datetime import UTC, datetime
+
+    import torch
+
+    from bdia.build import CONFIGS
+    from bdia.data.files import write_whole
+    from bdia.results.identity import git_state
+
+    now = datetime.now(UTC).isoformat()
+    origin = {"schema": SCHEMA, "created_utc": now, "git": git_state(CONFIGS.parent), "torch": torch.__version__}
+    write_whole(path, json.dumps(origin | dataclasses.asdict(plan), indent=1) + "\n")
+
+
 def run(argv: Sequence[str]) -> None:
     """Print the plan, and write it where asked to."""
     own = {field.name for field in dataclasses.fields(Arguments)}
@@ -122,9 +140,5 @@ def run(argv: Sequence[str]) -> None:
     arguments = read_arguments(Arguments(), ours)
     plan = make_plan([word for word in argv if word not in ours], arguments)
     if arguments.out:
-        import json
-
-        from bdia.data.files import write_whole
-
-        write_whole(Path(arguments.out), json.dumps(dataclasses.asdict(plan), indent=1) + "\n")
+        write_plan(plan, Path(arguments.out))
     print(in_text(plan))

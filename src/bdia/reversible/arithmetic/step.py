@@ -1,8 +1,8 @@
 """One BDIA step and its inverse, as pure functions of tensors.
 
 Shape letters: B batch, T tokens, D width. Any trailing shape after B works.
-Source: Zhang, Lewis, Kleijn, ICML 2025 (PMLR 267), section 4.3; general fractions p/q are ours (shared bits: section 2
-of this project's notes on the paper).
+Source: Zhang, Lewis, Kleijn, ICML 2025 (PMLR 267), section 4.3; general fractions p/q are ours
+("Any fraction" in docs/theory.md).
 """
 
 from typing import NamedTuple
