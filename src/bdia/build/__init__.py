@@ -1,6 +1,6 @@
 """Compose a config, check it, and build objects from it: the one caller of `hydra.utils.instantiate`.
 
-No config leaves this room. `stack`, `optimizer` and `scheduler` are `_partial_`: model and task complete them.
+Only this room instantiates. `stack`, `optimizer` and `scheduler` are `_partial_`: model and task complete them.
 Composing needs neither torch nor Lightning, so both are imported where an object is built.
 """
 
@@ -45,7 +45,7 @@ __all__ = [
     "load_task",
 ]
 
-# What no library raises to refuse an argument.
+# Errors that mean a bug, not a refused argument.
 ACCIDENTS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError)
 UNKNOWN_DEPTH = 256  # blocks to try a stack on, where the model's number is in no key
 
@@ -72,7 +72,10 @@ def _built(node: Any, **more: Any) -> Any:
 
 
 def _told(error: InstantiationException) -> BaseException:
-    """Return what a constructor raised; what a library's raised, as a refusal that names the part of the config."""
+    """Return what a constructor raised.
+
+    Our constructor's error is returned as it is. A library's becomes an InvalidValueError that names the config key.
+    """
     cause = error.__cause__
     found = re.search(r"Error (?:in call to target|locating target) '([^']+)'", str(error))
     target, (_, _, key) = found[1] if found else "", str(error).partition("full_key: ")

@@ -17,7 +17,7 @@ from bdia.build.keys import check_keys
 _PACKAGED = Path(__file__).parents[1] / "configs"  # in an installed package; a checkout has them at its top
 CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "configs"
 
-# A fraction in the place of a gamma law means the law of configs/gamma that has it.
+# `stack.gamma=1/4` is replaced by the node of configs/gamma/quarter.yaml.
 _LAW = {"_target_": "bdia.reversible.TwoPoint", "per": "sample"}
 _NO_GAMMA = {"_target_": "bdia.reversible.Constant", "per": "sample"}
 
@@ -94,7 +94,7 @@ def _of_key(key: str, overrides: list[str]) -> str:
 
 
 def _unknown_key(found: re.Match, overrides: list[str], text: str) -> str:
-    """A key that is in no file: with a plus it is looked at as any other, by who reads it."""
+    """The key is in no file. Compose again with `+`, to see whether a class reads it."""
     given = _of_key(found[1], overrides)
     if given not in overrides:
         return f"{found[1]}: there is no such key"

@@ -29,7 +29,7 @@ class Declaration(NamedTuple):
 
     Args:
         parameters: keyword arguments by name.
-        takes_any: it has `**kwargs` that go where the source does not tell.
+        takes_any: it takes `**kwargs`, and the source does not show who reads them.
         kind: the class's attribute of this name.
     """
 

@@ -95,7 +95,7 @@ def train(cfg: DictConfig, job: Job = SINGLE) -> RunRecord:
 
 @dataclass
 class Measured:
-    """What a run has measured so far, whatever becomes of it; `trained` from its first batch on."""
+    """Measurements so far. They are kept even if the run fails. `trained` is true from the first batch on."""
 
     rows: list[Metric] = field(default_factory=list)
     signatures: dict[str, str] = field(default_factory=dict)

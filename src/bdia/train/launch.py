@@ -132,9 +132,7 @@ def run_job(cfg: DictConfig, count: int = 1, varied: Collection[str] = ()) -> fl
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning exits with 0, which a launcher takes for success
     except Exception as error:
-        if (
-            own.mode == RunMode.MULTIRUN
-        ):  # the other jobs go on; the first error is raised at the end, without its place
+        if own.mode == RunMode.MULTIRUN:  # the other jobs go on; at the end the first error is raised, without its job
             told = f"error: {error}" if isinstance(error, BdiaError) else traceback.format_exc()
             print(f"{job}: {told}", file=sys.stderr, flush=True)
         raise

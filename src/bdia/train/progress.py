@@ -66,7 +66,7 @@ class ProgressLines(ProgressBar):
     """Say which epoch has been reached and how long training will still take, at most every `seconds`.
 
     The time left is that of the training since its first batch, continued. The first batch is left out because it
-    compiles. Of jobs in turn it is said as if all trained as long as this one.
+    compiles. For a sweep, every later job is assumed to take as long as this one.
     """
 
     def __init__(self, job: Job = SINGLE, seconds: float = SECONDS_PER_LINE) -> None:
