@@ -112,11 +112,8 @@ def _check_type(value: Any, types: Collection[str], key: str) -> None:
     """
     if not types or (isinstance(value, str) and "${" in value) or value is None:
         return
-    if isinstance(value, bool) and not {"bool", "int"} & set(types):
-        fits = False
-    else:
-        fits = any(isinstance(value, _CLASS[name]) for name in types)
-    if not fits:
+    allowed = {"bool"} & {*types} if isinstance(value, bool) else types  # to Python, True is an int too
+    if not any(isinstance(value, _CLASS[name]) for name in allowed):
         wanted = " or ".join(_WANTED[name] for name in _WANTED if name in types)
         raise InvalidValueError(f"{key}={value}: wanted {wanted}; set {key}")
 
