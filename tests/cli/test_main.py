@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import bdia
 import bdia.cli.config
 from bdia import InvalidValueError
 from bdia.cli.main import VERBS, main
@@ -55,6 +56,10 @@ def test_the_help_of_a_verb_says_how_it_is_called_and_gives_an_example(verb, fla
     assert f"Usage: bdia {verb}" in out
     examples = out.partition("Example")[2]
     assert f"bdia {verb}" in examples or f"bdia {verb.partition('-')[0]}" in examples
+
+
+def test_the_version_is_printed(call):
+    assert call("--version") == (0, f"bdia {bdia.__version__}\n", "")
 
 
 def imported(*arguments):
@@ -186,6 +191,36 @@ def test_the_traceback_is_shown_on_request(tmp_path):
     done = run("train", "stack.bitz=9", cwd=tmp_path, BDIA_DEBUG="1")
     assert done.returncode == 1 and "Traceback (most recent call last)" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("bdia.InvalidValueError: stack.bitz=9: ")
+
+
+def read_one_line(*arguments, cwd):
+    """What `head -1` leaves of a command: the line, how the command ends, and standard error."""
+    command = [sys.executable, "-m", "bdia.cli", *arguments]
+    child = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd
+    )
+    line = child.stdout.readline()
+    child.stdout.close()
+    _, err = child.communicate(timeout=300)
+    return line, child.returncode, err
+
+
+def test_a_config_that_nobody_reads_ends_as_after_sigpipe(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "bdia.cli", "config"]
+    done = subprocess.run(
+        command, env=ENVIRONMENT, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=60
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_run_whose_lines_nobody_reads_any_more_trains_to_its_end(places, tmp_path):
+    words = [word for word in TINY if "progress_bar" not in word]
+    line, code, err = read_one_line("sweep", *words, *places, "seed=0,1", "trainer.max_epochs=2", cwd=tmp_path)
+    assert line and code == 0, err  # Hydra's own lines may complain of the pipe
+    assert [record.status for record in read_records(places[1].partition("=")[2])] == ["ok", "ok"]
 
 
 @pytest.mark.slow
