@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from torch import nn
 
+from bdia.results.output import say
 from bdia.results.record import RunRecord
 from bdia.reversible import Discrete
 
@@ -35,11 +36,6 @@ class Job:
 
 
 SINGLE = Job()
-
-
-def say(line: str) -> None:
-    """Print a line at once: the logs of a CI or a cluster show it while the run goes on."""
-    print(line, flush=True)
 
 
 def duration(seconds: float) -> str:

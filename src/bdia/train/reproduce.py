@@ -21,6 +21,7 @@ from bdia.build import build_data, build_task, compose
 from bdia.data.module import DataModule
 from bdia.profiling.workload import Workload
 from bdia.results import table_text
+from bdia.results.output import say
 from bdia.results.report import build_report
 from bdia.results.store import read_records, read_remarks
 from bdia.train.job import free_memory
@@ -107,10 +108,7 @@ def reproduce(recipe: str, asked: str | None, seeds: int, results: Path) -> int:
     torch.set_num_threads(1)
     minutes = estimate_minutes(experiment, data, seeds, "cuda" if has_gpu else "cpu", jobs)
     size = f"{len(variants)} variants x {seeds} seeds on {name}"
-    print(
-        f"scale {scale}: {why}. {size}: about {minutes:.1f} minutes of training steps, then start-up and evaluation.",
-        flush=True,
-    )
+    say(f"scale {scale}: {why}. {size}: about {minutes:.1f} minutes of training steps, then start-up and evaluation.")
     code = run_sweep(sweep_command(experiment, seeds, jobs, results), one_thread=not has_gpu)
     if results.is_dir() and (records := read_records(results)):
         page = build_report(results, results)
