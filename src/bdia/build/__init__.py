@@ -7,6 +7,7 @@ Composing needs neither torch nor Lightning, so both are imported where an objec
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ __all__ = [
     "build_task",
     "build_trainer",
     "check_run",
+    "close_loggers",
     "completed",
     "compose",
     "image_preprocessing",
@@ -245,6 +247,19 @@ def build_loggers(cfg: DictConfig, run_dir: Path, name: str, recorded: dict[str,
     """Build the loggers; each is called with the run's folder, its name, its group and its config."""
     loggers = _built(cfg.logger) or {}
     return [logger(save_dir=run_dir, name=name, group=cfg.name, config=recorded) for logger in loggers.values()]
+
+
+def close_loggers(loggers: Sequence[Logger], outcome: str) -> None:
+    """End the loggers of a run, and its W&B run: the next run of this process opens its own.
+
+    Args:
+        outcome: "success" or "failed".
+    """
+    for logger in loggers:
+        logger.finalize(outcome)
+    client = sys.modules.get("wandb")  # not imported where W&B is not asked for
+    if client is not None and client.run is not None:
+        client.finish(exit_code=int(outcome == "failed"))
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], run_dir: Path) -> Trainer:
