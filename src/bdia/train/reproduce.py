@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from itertools import cycle, islice, product
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from bdia.results.output import say
 from bdia.results.report import build_report
 from bdia.results.store import read_records, read_remarks
 from bdia.train.job import free_memory
+from bdia.train.launch import jobs_of
 
 SCALES = ("paper", "cpu", "smoke")
 # What can be reproduced -> its experiment at the paper's scale; the other scales' have the scale behind the name.
@@ -50,10 +51,9 @@ def choose_scale(asked: str | None, has_gpu: bool) -> tuple[str, str]:
 
 
 def sweep_of(experiment: str) -> list[list[str]]:
-    """Return the overrides of each of an experiment's variants: its sweep without the seeds."""
-    cfg = compose([f"experiment={experiment}"], return_hydra_config=True)
-    swept = {key: str(values).split(",") for key, values in cfg.hydra.sweeper.params.items() if key != "seed"}
-    return [[f"{key}={value}" for key, value in zip(swept, job, strict=True)] for job in product(*swept.values())]
+    """Return the overrides of each of an experiment's variants: its sweep with one seed, which is left out."""
+    given = [f"experiment={experiment}", "seed=0"]
+    return [[word for word in job if word not in given] for job in jobs_of(given)]
 
 
 def job_config(experiment: str, overrides: list[str]) -> DictConfig:
