@@ -85,6 +85,14 @@ def test_the_config_is_shown_without_torch(call):
     assert "RevVitStack" in call("config", "stack=revvit")[1]
 
 
+def test_a_refused_stack_is_found_without_the_compiler_which_takes_longest_to_import():
+    code = "import sys; from bdia.build import check_run, compose; check_run(compose(['stack=' + sys.argv[1]]));"
+    code += "print(*{'torch._dynamo', 'lightning', 'timm'} & set(sys.modules))"
+    for stack in ("bdia", "revvit", "standard", "checkpoint"):
+        done = subprocess.run([sys.executable, "-c", code, stack], env=ENVIRONMENT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
 def test_an_unknown_verb_is_refused_with_the_nearest(call):
     assert call("trian") == (2, "", "error: bdia trian: there is no such verb; did you mean train?\n")
     code, _, err = call("dance")
