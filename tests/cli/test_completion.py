@@ -8,6 +8,7 @@ import pytest
 
 from bdia.cli.completion import candidates
 from bdia.cli.main import VERBS, main
+from helpers.verbs import own_arguments
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,11 @@ from bdia.cli.main import VERBS, main
         ("train sta", ["stack.gamma=", "stack.keep=", "stack="]),
         ("train seed=1 stack=bdi", ["stack=bdia", "stack=bdia_pretrained"]),
         ("sweep gamma@stack.gamma=ha", ["gamma@stack.gamma=half", "gamma@stack.gamma=half_per_batch"]),
+        ("sweep paths", ["paths.results=", "paths.runs="]),
+        ("train hydra", ["hydra.launcher.n_jobs=", "hydra/launcher="]),
+        ("plan stack", ["stack.gamma=", "stack.keep=", "stack="]),
+        ("bench cu", ["curve_depth=", "curve_model="]),
+        ("bench q", ["quick="]),
         ("reproduce s", ["scale=", "seeds="]),
         ("generate te", ["temperature="]),
         ("report experiment=d", []),
@@ -27,6 +33,11 @@ from bdia.cli.main import VERBS, main
 )
 def test_verbs_keys_and_files_are_offered(line, wanted):
     assert sorted(candidates(line)) == sorted(wanted)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_argument_of_a_verb_is_offered(verb):
+    assert {f"{key}=" for key in own_arguments(verb)} <= set(candidates(f"{verb} "))
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

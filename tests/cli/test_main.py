@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import bdia
 import bdia.cli.config
 from bdia import InvalidValueError
 from bdia.cli.main import VERBS, main
@@ -57,6 +58,10 @@ def test_the_help_of_a_verb_says_how_it_is_called_and_gives_an_example(verb, fla
     assert f"bdia {verb}" in examples or f"bdia {verb.partition('-')[0]}" in examples
 
 
+def test_the_version_is_printed(call):
+    assert call("--version") == (0, f"bdia {bdia.__version__}\n", "")
+
+
 def imported(*arguments):
     """The packages that `python -m bdia.cli` imports."""
     code = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr));"
@@ -78,6 +83,14 @@ def test_help_and_completion_import_the_standard_library_only(question):
 def test_the_config_is_shown_without_torch(call):
     assert imported("config", "stack=revvit") & HEAVY == {"hydra", "omegaconf", "yaml"}
     assert "RevVitStack" in call("config", "stack=revvit")[1]
+
+
+def test_a_refused_stack_is_found_without_the_compiler_which_takes_longest_to_import():
+    code = "import sys; from bdia.build import check_run, compose; check_run(compose(['stack=' + sys.argv[1]]));"
+    code += "print(*{'torch._dynamo', 'lightning', 'timm'} & set(sys.modules))"
+    for stack in ("bdia", "revvit", "standard", "checkpoint"):
+        done = subprocess.run([sys.executable, "-c", code, stack], env=ENVIRONMENT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
 def test_an_unknown_verb_is_refused_with_the_nearest(call):
@@ -186,6 +199,36 @@ def test_the_traceback_is_shown_on_request(tmp_path):
     done = run("train", "stack.bitz=9", cwd=tmp_path, BDIA_DEBUG="1")
     assert done.returncode == 1 and "Traceback (most recent call last)" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("bdia.InvalidValueError: stack.bitz=9: ")
+
+
+def read_one_line(*arguments, cwd):
+    """What `head -1` leaves of a command: the line, how the command ends, and standard error."""
+    command = [sys.executable, "-m", "bdia.cli", *arguments]
+    child = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd
+    )
+    line = child.stdout.readline()
+    child.stdout.close()
+    _, err = child.communicate(timeout=300)
+    return line, child.returncode, err
+
+
+def test_a_config_that_nobody_reads_ends_as_after_sigpipe(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "bdia.cli", "config"]
+    done = subprocess.run(
+        command, env=ENVIRONMENT, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=60
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_run_whose_lines_nobody_reads_any_more_trains_to_its_end(places, tmp_path):
+    words = [word for word in TINY if "progress_bar" not in word]
+    line, code, err = read_one_line("sweep", *words, *places, "seed=0,1", "trainer.max_epochs=2", cwd=tmp_path)
+    assert line and code == 0, err  # Hydra's own lines may complain of the pipe
+    assert [record.status for record in read_records(places[1].partition("=")[2])] == ["ok", "ok"]
 
 
 @pytest.mark.slow

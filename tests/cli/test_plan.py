@@ -93,6 +93,9 @@ def test_every_committed_plan_names_the_code_that_made_it():
         (["model=gpt2_demo", "batch=1", "tokens=999"], "tokens=999: wanted 1 to 128"),
         ([*SMALL, "memory=1KiB"], "memory=1.00 KiB: not even a batch of 1 fits"),
         (["model=vit_demo", "batch=1", "nonesense"], "nonesense"),
+        ([*SMALL, "stack=bdai"], "stack=bdai: no such file in configs/stack; did you mean bdia?"),
+        ([*SMALL, "stack.kep=0"], "stack.kep=0: bdia.reversible.BdiaStack reads no kep; did you mean stack.keep?"),
+        ([*SMALL, "stack.keep=-1"], "keep=-1: wanted a number of blocks, or indices from 0 to 1; set stack.keep"),
     ],
 )
 def test_what_cannot_be_read_is_one_line_that_names_it(call, arguments, message):

@@ -130,7 +130,7 @@ def test_tokens_and_vocabulary_are_those_asked_for(one_thread):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=nonesuch"], r"Could not find 'model/nonesuch'"),
+        (["model=nonesuch"], r"model=nonesuch: no such file in configs/model"),
         (["model=vit_demo", "optimizer.momentum=1"], r"momentum"),
         (["model=vit_demo", "stack=bdia", "stack.memory_budget=1GiB"], r"set memory to the same amount"),
         (["model=vit_demo", "stack=bdia", "++stack.memory_budget=1GiB"], r"set memory to the same amount"),

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+import bdia.train.launch
 import bdia.train.reproduce
-from bdia.build import CONFIGS, build_data
+from bdia.build import CONFIGS, build_data, compose
 from bdia.cli.main import main
 from bdia.train.reproduce import (
     RECIPES,
@@ -89,6 +90,17 @@ def test_a_recipes_variants_are_its_sweep_without_the_seeds():
     assert len(sweep_of("gpt2_cpu")) == 4
     assert ["stack=bdia", "model.net.dropout=0.3"] in sweep_of("gpt2_cpu")
     assert sweep_of("table1_cifar10") == [["stack=standard"], ["stack=revvit"], ["stack=bdia"]]
+
+
+def test_a_range_in_a_recipes_sweep_is_a_variant_for_each_value(monkeypatch):
+    def with_ranges(overrides, **more):
+        cfg = compose(overrides, **more)
+        if more:
+            cfg.hydra.sweeper.params = {"seed": "range(3)", "stack.bits": "range(7,10)"}
+        return cfg
+
+    monkeypatch.setattr(bdia.train.launch, "compose", with_ranges)
+    assert sweep_of("demo") == [["stack.bits=7"], ["stack.bits=8"], ["stack.bits=9"]]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

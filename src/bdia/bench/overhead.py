@@ -6,7 +6,6 @@ are timed in one process, in turn. Epoch ends (validation, checkpoint) are not s
 
 import logging
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from omegaconf import DictConfig
 
 from bdia.bench.timing import ratios
-from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer, compose
+from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer, close_loggers, compose
 from bdia.profiling.workload import Workload
 
 SKIPPED = 6  # first batches: warm-up, and those on which the run's own callbacks measure
@@ -122,8 +121,5 @@ def _run(cfg: DictConfig, rounds: int, device: torch.device, folder: Path) -> Ov
     try:
         trainer.fit(task, data)
     finally:
-        for logger in loggers:
-            logger.finalize("success")
-        if (client := sys.modules.get("wandb")) is not None and client.run is not None:
-            client.finish()
+        close_loggers(loggers, "success")
     return timer.found

@@ -1,6 +1,5 @@
 """Run a bench, `bdia.bench.run.run(Arguments())`: measure, write after every cell, show; or show an earlier one."""
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +22,7 @@ from bdia.build import CONFIGS
 from bdia.data.files import write_whole
 from bdia.profiling.device import describe_device, read_device
 from bdia.results.identity import git_state
+from bdia.results.output import say_on_stderr
 from bdia.results.record import describe
 
 PARTS = ("table", "curve", "overhead")
@@ -156,9 +156,9 @@ def measure_cells(bench: Bench, todo: Sequence[Cell], rounds: Sequence[int], out
     """Return the bench with the rows of all cells, each timed in its number of rounds; write it after every cell."""
     clock = time.perf_counter()
     for number, (cell, own) in enumerate(zip(todo, rounds, strict=True), 1):
-        say(f"[{number}/{len(todo)}] {cell}")
+        say_on_stderr(f"[{number}/{len(todo)}] {cell}")
         found = run_cell(cell, own)
-        say("   " + "; ".join(_result(row) for row in found))
+        say_on_stderr("   " + "; ".join(_result(row) for row in found))
         bench = replace(bench, rows=[*bench.rows, *found], wall_s=round(time.perf_counter() - clock, 1))
         bench.write(out)
     return bench
@@ -168,18 +168,20 @@ def _measure(arguments: Arguments, device: torch.device) -> Bench:
     clock = time.perf_counter()
     bench, todo, out = begin(arguments, device), cells(arguments, device), Path(arguments.out)
     name, threads = bench.device["name"], bench.device["threads"]
-    say(f"device={device.type}: {name}, {threads} threads; {len(todo)} cells, {arguments.repeats} rounds each")
+    say_on_stderr(
+        f"device={device.type}: {name}, {threads} threads; {len(todo)} cells, {arguments.repeats} rounds each"
+    )
     if todo:
         minutes = estimate_minutes(todo, arguments.repeats)
-        say(f"about {minutes:.0f} minutes of steps, extrapolated from shallow models; then the planner")
+        say_on_stderr(f"about {minutes:.0f} minutes of steps, extrapolated from shallow models; then the planner")
     bench = measure_cells(bench, todo, [arguments.repeats] * len(todo), out)
     for cell in todo if arguments.fits else ():
         if cell.precision == arguments.precisions[0] and not _planned(cell, bench.rows):
-            say(f"planner: what fits, {cell.part}, {cell.name}, {cell.precision}")
+            say_on_stderr(f"planner: what fits, {cell.part}, {cell.name}, {cell.precision}")
             bench = replace(bench, rows=_with_fits(cell, bench.rows))
             bench.write(out)
     if "overhead" in arguments.what:
-        say("a whole training run beside its bare steps")
+        say_on_stderr("a whole training run beside its bare steps")
         bench = replace(bench, overhead=[_overhead(name, arguments.repeats, device) for name in arguments.models])
     return replace(bench, status="ok", wall_s=round(time.perf_counter() - clock, 1))
 
@@ -200,7 +202,7 @@ def _with_fits(cell: Cell, rows: Sequence[VariantRow]) -> list[VariantRow]:
         try:
             found[name] = add_fits(cell, variant, own)
         except Exception as error:
-            say(f"   {name}: not planned ({describe(error)})")
+            say_on_stderr(f"   {name}: not planned ({describe(error)})")
     planned = {(*row.group, row.variant): row for rows in found.values() for row in rows}
     return [planned.get((*row.group, row.variant), row) for row in rows]
 
@@ -233,8 +235,3 @@ def has_plots(rows: Sequence[VariantRow]) -> bool:
 def _plots() -> ModuleType:
     """Return the module that draws; it needs the extra `report`."""
     return import_module("bdia.bench.plots")
-
-
-def say(line: str) -> None:
-    """Report progress, apart from the tables."""
-    print(line, file=sys.stderr, flush=True)

@@ -1,12 +1,13 @@
 """Compose a config, check it, and build objects from it: the one caller of `hydra.utils.instantiate`.
 
-No config leaves this room. `stack`, `optimizer` and `scheduler` are `_partial_`: model and task complete them.
+Only this room instantiates. `stack`, `optimizer` and `scheduler` are `_partial_`: model and task complete them.
 Composing needs neither torch nor Lightning, so both are imported where an object is built.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ __all__ = [
     "build_task",
     "build_trainer",
     "check_run",
+    "close_loggers",
     "completed",
     "compose",
     "image_preprocessing",
@@ -45,7 +47,7 @@ __all__ = [
     "load_task",
 ]
 
-# What no library raises to refuse an argument.
+# Errors that mean a bug, not a refused argument.
 ACCIDENTS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError)
 UNKNOWN_DEPTH = 256  # blocks to try a stack on, where the model's number is in no key
 
@@ -72,7 +74,10 @@ def _built(node: Any, **more: Any) -> Any:
 
 
 def _told(error: InstantiationException) -> BaseException:
-    """Return what a constructor raised; what a library's raised, as a refusal that names the part of the config."""
+    """Return what a constructor raised.
+
+    Our constructor's error is returned as it is. A library's becomes an InvalidValueError that names the config key.
+    """
     cause = error.__cause__
     found = re.search(r"Error (?:in call to target|locating target) '([^']+)'", str(error))
     target, (_, _, key) = found[1] if found else "", str(error).partition("full_key: ")
@@ -242,6 +247,19 @@ def build_loggers(cfg: DictConfig, run_dir: Path, name: str, recorded: dict[str,
     """Build the loggers; each is called with the run's folder, its name, its group and its config."""
     loggers = _built(cfg.logger) or {}
     return [logger(save_dir=run_dir, name=name, group=cfg.name, config=recorded) for logger in loggers.values()]
+
+
+def close_loggers(loggers: Sequence[Logger], outcome: str) -> None:
+    """End the loggers of a run, and its W&B run: the next run of this process opens its own.
+
+    Args:
+        outcome: "success" or "failed".
+    """
+    for logger in loggers:
+        logger.finalize(outcome)
+    client = sys.modules.get("wandb")  # not imported where W&B is not asked for
+    if client is not None and client.run is not None:
+        client.finish(exit_code=int(outcome == "failed"))
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], run_dir: Path) -> Trainer:

@@ -17,7 +17,7 @@ from bdia.build.keys import check_keys
 _PACKAGED = Path(__file__).parents[1] / "configs"  # in an installed package; a checkout has them at its top
 CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "configs"
 
-# A fraction in the place of a gamma law means the law of configs/gamma that has it.
+# `stack.gamma=1/4` is replaced by the node of configs/gamma/quarter.yaml.
 _LAW = {"_target_": "bdia.reversible.TwoPoint", "per": "sample"}
 _NO_GAMMA = {"_target_": "bdia.reversible.Constant", "per": "sample"}
 
@@ -94,7 +94,7 @@ def _of_key(key: str, overrides: list[str]) -> str:
 
 
 def _unknown_key(found: re.Match, overrides: list[str], text: str) -> str:
-    """A key that is in no file: with a plus it is looked at as any other, by who reads it."""
+    """The key is in no file. Compose again with `+`, to see whether a class reads it."""
     given = _of_key(found[1], overrides)
     if given not in overrides:
         return f"{found[1]}: there is no such key"
@@ -123,6 +123,13 @@ def _no_place(found: re.Match, overrides: list[str], text: str) -> str:
     return f"{given}: {part} reads no {group} in this choice; leave it out or choose another {part}"
 
 
+def _chosen_twice(found: re.Match, overrides: list[str], text: str) -> str:
+    """The file is chosen already. Hydra names its group or a group inside it: `gamma@stack.gamma` for a stack."""
+    wanted = found[1], found[1].partition("@")[2].partition(".")[0]
+    given = [o for o in overrides if o.startswith("+") and o.lstrip("+").partition("=")[0] in wanted]
+    return f"{given[0] if given else '+' + found[1]}: it is chosen already; leave the + out"
+
+
 def _not_read(found: re.Match, overrides: list[str], text: str) -> str:
     shapeless = [o for o in overrides if not re.match(r"~|[+]{0,2}[\w./@:-]+=", o)]
     wrong = (shapeless or [o for o in overrides if f"'{o.partition('=')[2]}'" in text] or overrides)[0]
@@ -140,5 +147,6 @@ _SAYINGS = (
         f"{found[1]}: several values are a sweep, `bdia sweep`; one list is written [a,b]"
     )),
     (r"Could not delete from config. '(\S+)'", lambda found, *_: f"~{found[1]}: there is no such key"),
-    (r"(\S+) appears more than once", lambda found, *_: f"+{found[1]}: it is chosen already; leave the + out"),
+    (r"(\S+) appears more than once", _chosen_twice),
+    (r"Multiple values for (\S+?)\.", _chosen_twice),
 )  # fmt: skip

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SIMPLE = ("bool", "float", "int", "str")
+BUILT_IN = ("object", "Generic", "Protocol")  # bases without arguments
 
 
 class Parameter(NamedTuple):
@@ -29,7 +30,7 @@ class Declaration(NamedTuple):
 
     Args:
         parameters: keyword arguments by name.
-        takes_any: it has `**kwargs` that go where the source does not tell.
+        takes_any: it takes `**kwargs`, and the source does not show who reads them.
         kind: the class's attribute of this name.
     """
 
@@ -99,6 +100,18 @@ def _imported_from(tree: ast.Module, module: str, name: str) -> tuple[str, str] 
     return None
 
 
+def _imported_module(tree: ast.Module, module: str, name: str) -> str | None:
+    """Return the module that a name of a module stands for."""
+    for node in ast.walk(tree):
+        for alias in node.names if isinstance(node, ast.Import) else ():
+            if alias.asname == name:
+                return alias.name
+            if alias.asname is None and alias.name.partition(".")[0] == name:
+                return name
+    where = _imported_from(tree, module, name)
+    return None if where is None else ".".join(where)
+
+
 def _pairs(node: ast.expr) -> Iterator[tuple[str, str]]:
     if isinstance(node, ast.Dict):
         for key, value in zip(node.keys, node.values, strict=True):
@@ -122,7 +135,7 @@ def _of_class(node: ast.ClassDef, module: str) -> Declaration:
               if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}  # fmt: skip
     is_dataclass = any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
     own = _of_function(constructor) if constructor else Declaration(fields if is_dataclass else {})
-    bases = [_declared(module, base.id) for base in node.bases if isinstance(base, ast.Name)]
+    bases = [_of_base(base, module) for base in node.bases]
     inherits = bases and (own.takes_any or constructor is None)
     parameters = own.parameters
     for base in bases if inherits else ():
@@ -130,6 +143,19 @@ def _of_class(node: ast.ClassDef, module: str) -> Declaration:
     takes_any = any(base.takes_any for base in bases) if inherits else own.takes_any
     kinds = [_kind(node), *(base.kind for base in bases)]
     return Declaration(parameters, takes_any, next(filter(None, kinds), None))
+
+
+def _of_base(base: ast.expr, module: str) -> Declaration:
+    """Return the declaration of a base class: `Base`, `package.module.Base`, or either with `[T]` behind it."""
+    if isinstance(base, ast.Subscript):
+        base = base.value
+    first, *rest = ast.unparse(base).split(".")
+    if first in BUILT_IN:
+        return Declaration({})
+    if not rest:
+        return _declared(module, first)
+    place = _imported_module(_parsed(module), module, first)
+    return UNKNOWN if place is None else declaration(".".join([place, *rest]))
 
 
 def _kind(node: ast.ClassDef) -> str | None:

@@ -14,7 +14,7 @@ PARTS = ("data", "model", "stack", "optimizer", "scheduler", "trainer")
 KEYS = (*PARTS, "callbacks", "logger", "name", "seed", "rerun", "paths", "weights")
 PATHS = ("runs", "results")
 WEIGHTS = ("from", "pretrain", "folder", "found")
-# What `build` and the tasks hand over themselves: no key of the part.
+# Arguments that the code passes. A config may not set them.
 SUPPLIED = {
     "stack": ("blocks",),
     "model": ("optimizer", "scheduler"),
@@ -106,14 +106,14 @@ def _check_mapping(value: Any, key: str, wanted: str) -> None:
 
 
 def _check_type(value: Any, types: Collection[str], key: str) -> None:
-    """Refuse a value that is of none of the simple types; an interpolation, or no types, say nothing."""
+    """Refuse a value of another type.
+
+    Interpolations and parameters without simple types are not checked.
+    """
     if not types or (isinstance(value, str) and "${" in value) or value is None:
         return
-    if isinstance(value, bool) and not {"bool", "int"} & set(types):
-        fits = False
-    else:
-        fits = any(isinstance(value, _CLASS[name]) for name in types)
-    if not fits:
+    allowed = {"bool"} & {*types} if isinstance(value, bool) else types  # to Python, True is an int too
+    if not any(isinstance(value, _CLASS[name]) for name in allowed):
         wanted = " or ".join(_WANTED[name] for name in _WANTED if name in types)
         raise InvalidValueError(f"{key}={value}: wanted {wanted}; set {key}")
 

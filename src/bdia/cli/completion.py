@@ -10,10 +10,10 @@ Examples:
   bdia completion shell=fish > ~/.config/fish/completions/bdia.fish
 """
 
+import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from bdia import InvalidValueError
@@ -63,12 +63,28 @@ def candidates(line: str) -> list[str]:
 
 
 def _keys(verb: str) -> list[str]:
-    """Return the keys that the help of a verb lists, and the groups of configs/."""
-    spec = find_spec(f"bdia.cli.{verb.replace('-', '_')}")
-    text = Path(spec.origin).read_text(encoding="utf-8").split('"""')[1] if spec else ""
-    own = re.findall(r"^  ([a-z_.]+)(?==|  )", text, re.MULTILINE)
-    groups = [path.name for path in _configs().iterdir() if path.is_dir()] if verb in COMPOSING else []
-    return sorted({*own, *groups} - {"hydra"})
+    """Return a verb's own keys; where it chooses from configs/, the groups and what the help of `train` names too."""
+    own = set(_arguments(f"bdia.cli.{verb.replace('-', '_')}"))
+    if verb in COMPOSING:
+        own |= {path.name for path in _configs().iterdir() if path.is_dir()} - {"hydra"}
+        help_text = _tree("bdia.cli.train").body[0].value.value.partition("Examples:")[0]
+        for line in re.findall(r"^  (?=[a-z]).*", help_text, re.MULTILINE):
+            own |= set(re.findall(r"(?<= )([a-z][\w./@]*)=", line))
+    return sorted(own)
+
+
+def _arguments(module: str) -> Iterator[str]:
+    """Yield the fields of a module's `Arguments` and `Choice`, read from the source: an import may take seconds."""
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.ClassDef) and node.name in ("Arguments", "Choice"):
+            yield from (line.target.id for line in node.body if isinstance(line, ast.AnnAssign))
+        elif isinstance(node, ast.ImportFrom) and "Arguments" in (alias.name for alias in node.names):
+            yield from _arguments(node.module)
+
+
+def _tree(module: str) -> ast.Module:
+    path = Path(__file__).parents[2].joinpath(*module.split(".")).with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
 
 
 def _configs() -> Path:

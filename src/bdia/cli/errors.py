@@ -1,11 +1,13 @@
 """How a command ends when it cannot do what was asked: one line, exit code 2."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bdia import BdiaError, MissingExtraError
+from bdia.results.output import silence
 
 DEBUG = "BDIA_DEBUG"  # set to 1: the traceback of every error
 
@@ -15,11 +17,15 @@ def one_line_errors() -> Iterator[None]:
     """Say an error meant for the user in one line on stderr and exit with 2; an accident keeps its traceback.
 
     Meant for the user are `BdiaError`, a file that cannot be read or written, and a package that is not installed.
+    If the reader of standard output has closed its pipe, the exit code is 141, as after SIGPIPE. A run prints with
+    `bdia.results.output.say`, which lets it go on.
     """
     try:
         yield
+        sys.stdout.flush()  # here, where a closed pipe is still caught
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
+        sys.exit(128 + signal.SIGPIPE)
     except (BdiaError, OSError, ModuleNotFoundError) as error:
         if os.environ.get(DEBUG) == "1" or _is_accident(error):
             raise

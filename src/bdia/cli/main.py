@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
+from bdia import __version__
 from bdia.cli.errors import one_line_errors, refuse
 
 # verb -> what it does, in the order in which it is needed. Its file here has the same name, with _ for -.
@@ -32,6 +33,7 @@ def usage() -> str:
 
 Usage: bdia <verb> [key=value ...]
        bdia <verb> --help
+       bdia --version
 
 {verbs}
 
@@ -53,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors():
         if verb in HELP:
             print(usage())
+            return
+        if verb == "--version":
+            print(f"bdia {__version__}")
             return
         if verb not in VERBS:
             near = get_close_matches(verb, VERBS, n=1)

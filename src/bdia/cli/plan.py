@@ -14,7 +14,8 @@ Usage: bdia plan model=vit_paper batch=128 [memory=24GiB] [key=value ...]
   vocab_size=      of texts; default: GPT-2's 50,257, for sentence pairs 8,000
   out=             write the plan as JSON there
   optimizer=adamw stack=bdia stack.keep=4 model.net.width=768 ...
-                   any other choice of configs/train.yaml; one of a stack leaves that stack and the standard one
+                   any other choice of configs/train.yaml; if you choose a stack, only it and the standard one
+                   are planned
 
 The step is traced with tensors that have a size and no data. Not in the peak: the CUDA context (some 0.5 GiB), the
 workspaces of cuBLAS and cuDNN, temporaries inside one operation, the allocator's fragmentation. FLOPs are those of the

@@ -142,7 +142,11 @@ class Planner:
         return cfg
 
     def plan(self, memory: int | None = None) -> Plan:
-        """Return every stack's costs; with bytes of memory, what fits and what to choose."""
+        """Return every stack's costs; with bytes of memory, what fits and what to choose.
+
+        Raises:
+            ValueError: the stack chosen by the overrides does not compose, or refuses its settings or the model.
+        """
         choices = (
             {registry.STANDARD.name: STANDARD, " ".join(self.stack_overrides): self.stack_overrides}
             if self.stack_overrides
@@ -165,6 +169,8 @@ class Planner:
         try:
             cost = self.cost(overrides)
         except BdiaError as error:
+            if overrides == self.stack_overrides:  # asked for; of all stacks some may not take the model
+                raise
             return StackPlan(name, overrides, None, refused=str(error))
         depth, other = max(self.blocks), max(self.blocks) // 2 or 2
         further = sum(self.blocks) - other * len(self.blocks)

@@ -5,7 +5,6 @@ import gc
 import logging
 import math
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -21,7 +20,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from omegaconf import DictConfig, OmegaConf
 
 from bdia import BdiaError, InvalidValueError, UnsupportedError
-from bdia.build import CONFIGS, build_callbacks, build_data, build_loggers, build_task, build_trainer, check_run
+from bdia.build import (
+    CONFIGS,
+    build_callbacks,
+    build_data,
+    build_loggers,
+    build_task,
+    build_trainer,
+    check_run,
+    close_loggers,
+)
 from bdia.callbacks import MeasuringCallback
 from bdia.data.files import write_whole
 from bdia.data.module import DataModule
@@ -95,7 +103,7 @@ def train(cfg: DictConfig, job: Job = SINGLE) -> RunRecord:
 
 @dataclass
 class Measured:
-    """What a run has measured so far, whatever becomes of it; `trained` from its first batch on."""
+    """Measurements so far. They are kept even if the run fails. `trained` is true from the first batch on."""
 
     rows: list[Metric] = field(default_factory=list)
     signatures: dict[str, str] = field(default_factory=dict)
@@ -218,9 +226,7 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
         found.rows.append(_metric("parameters", sum(p.numel() for p in task.parameters())))
         measured = [callback.rows for callback in callbacks if isinstance(callback, MeasuringCallback)]
         found.rows += [_metric(*row) for rows in measured for row in rows]
-        for logger in loggers:
-            logger.finalize(outcome)
-        _close_wandb(outcome)
+        close_loggers(loggers, outcome)
 
 
 def _fit_to_memory(cfg: DictConfig, data: DataModule, task: Task, trainer: Trainer) -> int:
@@ -234,12 +240,6 @@ def _fit_to_memory(cfg: DictConfig, data: DataModule, task: Task, trainer: Train
 
 def _metric(name: str, value: float, split: str | None = None, step: int | None = None) -> Metric:
     return Metric(name, value, UNITS[name], split, step)
-
-
-def _close_wandb(outcome: str) -> None:
-    client = sys.modules.get("wandb")  # not imported where W&B is not asked for
-    if client is not None and client.run is not None:
-        client.finish(exit_code=int(outcome == "failed"))
 
 
 def free_memory() -> None:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from bdia import BdiaError, InvalidValueError
 from bdia.build import CONFIGS, check_run, completed, compose
+from bdia.results.output import say, say_on_stderr
 
 
 def launch(overrides: Sequence[str], sweep: bool = False) -> None:
@@ -36,7 +37,7 @@ def launch(overrides: Sequence[str], sweep: bool = False) -> None:
         check_run(cfg)
     if Path.cwd() != CONFIGS.parent:  # not a checkout
         results, runs = (Path(cfg.paths[name]).resolve() for name in ("results", "runs"))
-        print(f"records go to {results}, checkpoints and logs to {runs}", flush=True)
+        say(f"records go to {results}, checkpoints and logs to {runs}")
     count, varied = len(jobs), {key for key, values in _by_key(jobs).items() if len(values) > 1}
     refused: list[BdiaError] = []
 
@@ -118,7 +119,7 @@ def run_job(cfg: DictConfig, count: int = 1, varied: Collection[str] = ()) -> fl
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from bdia.train.job import train
-    from bdia.train.progress import SINGLE, Job, say
+    from bdia.train.progress import SINGLE, Job
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     own = HydraConfig.get()
@@ -132,11 +133,9 @@ def run_job(cfg: DictConfig, count: int = 1, varied: Collection[str] = ()) -> fl
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning exits with 0, which a launcher takes for success
     except Exception as error:
-        if (
-            own.mode == RunMode.MULTIRUN
-        ):  # the other jobs go on; the first error is raised at the end, without its place
+        if own.mode == RunMode.MULTIRUN:  # the other jobs go on; at the end the first error is raised, without its job
             told = f"error: {error}" if isinstance(error, BdiaError) else traceback.format_exc()
-            print(f"{job}: {told}", file=sys.stderr, flush=True)
+            say_on_stderr(f"{job}: {told}")
         raise
     results = (record.final(name, "test") for name in ("accuracy", "bleu", "loss"))
     return next((value for value in results if value is not None), None)

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from torch import nn
 
+from bdia.results.output import say
 from bdia.results.record import RunRecord
 from bdia.reversible import Discrete
 
@@ -37,11 +38,6 @@ class Job:
 SINGLE = Job()
 
 
-def say(line: str) -> None:
-    """Print a line at once: the logs of a CI or a cluster show it while the run goes on."""
-    print(line, flush=True)
-
-
 def duration(seconds: float) -> str:
     """Return e.g. "25 s", "3 min 20 s" or "2 h 5 min"."""
     whole = round(seconds)
@@ -66,7 +62,7 @@ class ProgressLines(ProgressBar):
     """Say which epoch has been reached and how long training will still take, at most every `seconds`.
 
     The time left is that of the training since its first batch, continued. The first batch is left out because it
-    compiles. Of jobs in turn it is said as if all trained as long as this one.
+    compiles. For a sweep, every later job is assumed to take as long as this one.
     """
 
     def __init__(self, job: Job = SINGLE, seconds: float = SECONDS_PER_LINE) -> None:

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from itertools import cycle, islice, product
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -21,9 +21,11 @@ from bdia.build import build_data, build_task, compose
 from bdia.data.module import DataModule
 from bdia.profiling.workload import Workload
 from bdia.results import table_text
+from bdia.results.output import say
 from bdia.results.report import build_report
 from bdia.results.store import read_records, read_remarks
 from bdia.train.job import free_memory
+from bdia.train.launch import jobs_of
 
 SCALES = ("paper", "cpu", "smoke")
 # What can be reproduced -> its experiment at the paper's scale; the other scales' have the scale behind the name.
@@ -49,10 +51,9 @@ def choose_scale(asked: str | None, has_gpu: bool) -> tuple[str, str]:
 
 
 def sweep_of(experiment: str) -> list[list[str]]:
-    """Return the overrides of each of an experiment's variants: its sweep without the seeds."""
-    cfg = compose([f"experiment={experiment}"], return_hydra_config=True)
-    swept = {key: str(values).split(",") for key, values in cfg.hydra.sweeper.params.items() if key != "seed"}
-    return [[f"{key}={value}" for key, value in zip(swept, job, strict=True)] for job in product(*swept.values())]
+    """Return the overrides of each of an experiment's variants: its sweep with one seed, which is left out."""
+    given = [f"experiment={experiment}", "seed=0"]
+    return [[word for word in job if word not in given] for job in jobs_of(given)]
 
 
 def job_config(experiment: str, overrides: list[str]) -> DictConfig:
@@ -107,10 +108,7 @@ def reproduce(recipe: str, asked: str | None, seeds: int, results: Path) -> int:
     torch.set_num_threads(1)
     minutes = estimate_minutes(experiment, data, seeds, "cuda" if has_gpu else "cpu", jobs)
     size = f"{len(variants)} variants x {seeds} seeds on {name}"
-    print(
-        f"scale {scale}: {why}. {size}: about {minutes:.1f} minutes of training steps, then start-up and evaluation.",
-        flush=True,
-    )
+    say(f"scale {scale}: {why}. {size}: about {minutes:.1f} minutes of training steps, then start-up and evaluation.")
     code = run_sweep(sweep_command(experiment, seeds, jobs, results), one_thread=not has_gpu)
     if results.is_dir() and (records := read_records(results)):
         page = build_report(results, results)

@@ -155,10 +155,9 @@ def load_weights(net: nn.Module, path: Path) -> list[str]:
 
 
 def _state(net: nn.Module, path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".ckpt":
-        state = read_weights(path, "weights.from")
-        return {name.removeprefix("net."): tensor for name, tensor in state.get("state_dict", {}).items()}
     state = read_weights(path, "weights.from")
+    if path.suffix == ".ckpt":
+        return {name.removeprefix("net."): tensor for name, tensor in state.get("state_dict", {}).items()}
     if hasattr(net, "pretrained_cfg"):
         from timm.models.vision_transformer import checkpoint_filter_fn
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable without its imports, which take seconds
 
 from bdia import InvalidTypeError, InvalidValueError, UnsupportedError
 from bdia.reversible.arithmetic.gamma import Gamma, GammaLaw, TwoPoint, as_fraction, constant_gamma
@@ -233,8 +234,8 @@ class BdiaStack(BlockStack, BdiaUpdates):
         )  # fmt: skip
         guard_blocks(self.blocks, self.log.told)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator] # compile blocks (block.compile()), not the loop around them: checkpoint does not trace
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    @_disable_dynamo  # compile blocks (block.compile()), not the loop around them: checkpoint does not trace
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:  # type: ignore[override] # more arguments
         """(B, T, D) -> (B, T, D) float32, on the grid."""
         checks.refuse_transforms()
         if torch.is_grad_enabled():

@@ -41,6 +41,7 @@ class EngagedForward:
         self, layer: nn.Module, owner: OwnsLayers | None, place: int, before: Callable[..., Any] | None
     ) -> None:
         self._layer, self.owner, self.place, self.before = weakref.ref(layer), owner, place, before
+        _keep_out_of_compiled_code()
 
     @property
     def layer(self) -> nn.Module:
@@ -59,7 +60,6 @@ class EngagedForward:
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(self.original)
 
-    @functools.partial(torch.compiler.disable, recursive=False, reason=OUTSIDE)  # checkpoint does not trace
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the layer, with its update."""
         if self.owner is None:
@@ -73,6 +73,16 @@ class EngagedForward:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return EngagedForward, (self._layer(), self.owner, self.place, self.before)
+
+
+@functools.cache
+def _keep_out_of_compiled_code() -> None:
+    """Let torch.compile leave calls of engaged forwards alone: checkpoint does not trace.
+
+    Called before the first one is made, and not when the class is: it imports the compiler, which takes seconds.
+    """
+    outside = torch.compiler.disable(EngagedForward.__call__, recursive=False, reason=OUTSIDE)
+    EngagedForward.__call__ = outside  # type: ignore[method-assign]
 
 
 class CompiledBy:

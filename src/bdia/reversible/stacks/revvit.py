@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable without its imports, which take seconds
 
 from bdia import InvalidValueError
 from bdia.reversible.arithmetic.grid import check_bits
@@ -52,8 +53,8 @@ class RevVitStack(BlockStack, Recomputation, LastForward):
         for block in self.blocks:
             branches(block)  # a block without branches is refused here, not in the first step
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator] # compile blocks (block.compile()), not the loop around them: checkpoint does not trace
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    @_disable_dynamo  # compile blocks (block.compile()), not the loop around them: checkpoint does not trace
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:  # type: ignore[override] # more arguments
         """(B, T, D) -> (B, T, streams * D) float32."""
         checks.refuse_transforms()
         depth = len(self)

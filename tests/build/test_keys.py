@@ -31,6 +31,9 @@ KEYS_REFUSED = {
     "trainer.min_epochs=1": "trainer.min_epochs=1: no file of configs/ has this key, but something reads it; write "
     "+trainer.min_epochs=1",
     "~stack.nothing": "~stack.nothing: there is no such key",
+    "+stack=bdia": "+stack=bdia: it is chosen already; leave the + out",
+    "+optimizer=adamw": "+optimizer=adamw: it is chosen already; leave the + out",
+    "+gamma@stack.gamma=half": "+gamma@stack.gamma=half: it is chosen already; leave the + out",
     "+trainer.max_epochs=3": "+trainer.max_epochs: it is in the config already; leave the + out",
 }
 FILES_REFUSED = {
@@ -45,6 +48,9 @@ VALUES_REFUSED = {
     "trainer.max_epochs=abc": "trainer.max_epochs=abc: wanted a whole number or null; set trainer.max_epochs",
     "data.batch_size=2.5": "data.batch_size=2.5: wanted a whole number; set data.batch_size",
     "seed=x": "seed=x: wanted a whole number; set seed",
+    "seed=true": "seed=True: wanted a whole number; set seed",
+    "data.batch_size=true": "data.batch_size=True: wanted a whole number; set data.batch_size",
+    "trainer.max_epochs=true": "trainer.max_epochs=True: wanted a whole number or null; set trainer.max_epochs",
     "rerun=3": "rerun=3: wanted true or false; set rerun",
     "optimizer.lr=[1,2]": "optimizer.lr=[1, 2]: wanted a number; set optimizer.lr",
     "paths=x": "paths=x: wanted the folders paths.runs and paths.results",
@@ -75,6 +81,7 @@ TAKEN = {
     "stack.bits=auto": lambda cfg: cfg.stack.bits == "auto",
     "stack.gamma.value=1/8": lambda cfg: cfg.stack.gamma.value == "1/8",
     "data.train_per_class=4": lambda cfg: cfg.data.train_per_class == 4,
+    "+trainer.fast_dev_run=true": lambda cfg: cfg.trainer.fast_dev_run is True,  # int | bool
     "optimizer.lr=1": lambda cfg: cfg.optimizer.lr == 1,
     "+callbacks.timer={_target_: lightning.pytorch.callbacks.Timer}": lambda cfg: "timer" in cfg.callbacks,
 }
@@ -124,6 +131,39 @@ def test_arguments_of_base_classes_fields_and_functions_are_found():
     assert declaration("bdia.models.timm_vit").takes_any
     assert declaration("lightning.pytorch.Trainer").parameters["max_epochs"].types == {"int", "None"}
     assert declaration("bdia.reversible.TwoPoint").parameters["value"].types == frozenset()  # a Fraction, too
+
+
+BASES = """
+import abc, torch
+import torch.optim as optimizers
+from typing import Generic, TypeVar
+from torch import optim
+T = TypeVar("T")
+class Dotted(torch.optim.AdamW): pass
+class Renamed(optimizers.AdamW): pass
+class OfPackage(optim.AdamW): pass
+class Base(Generic[T]):
+    def __init__(self, width: int): pass
+class Subscripted(Base[int]): pass
+class Plain(abc.ABC):
+    def __init__(self, width: int): pass
+class Called(type("Made", (), {})): pass
+class Twice(Base[int], unknown.Base): pass
+"""
+
+
+def test_a_base_class_is_found_behind_dots_and_brackets(tmp_path, monkeypatch):
+    (tmp_path / "users_bases.py").write_text(BASES)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("Dotted", "Renamed", "OfPackage"):
+        found = declaration(f"users_bases.{name}")
+        assert "lr" in found.parameters and not found.takes_any, name
+    assert declaration("users_bases.Subscripted") == declaration("users_bases.Base")
+    assert (
+        set(declaration("users_bases.Plain").parameters) == {"width"} and not declaration("users_bases.Plain").takes_any
+    )
+    assert declaration("users_bases.Called") == UNKNOWN  # not judged
+    assert declaration("users_bases.Twice").takes_any
 
 
 @pytest.mark.parametrize("target", ["nowhere.Class", "bdia.data.Nothing", "Class", "math.floor", "__main__.Class"])
