@@ -52,7 +52,7 @@ def test_a_data_set_with_fewer_texts_is_refused_and_nothing_is_kept(tmp_path, hu
 
 def test_without_the_package_or_the_network_the_error_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataNotFoundError, match=r"bdia\[hub\].*data=text_file"):
+    with pytest.raises(DataNotFoundError, match=r"\.\[hub\].*data=text_file"):
         HubText("some/set", count=1).documents(tmp_path)
 
     def load_dataset(*args, **kwargs):
@@ -118,7 +118,7 @@ def test_hub_pairs_can_be_turned_round_and_limited(monkeypatch, tmp_path):
 
 def test_a_missing_package_names_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataNotFoundError, match=r"pip install 'bdia\[hub\]', or take local files \(data=tatoeba\)"):
+    with pytest.raises(DataNotFoundError, match=r"pip install '\.\[hub\]' in a checkout of bdia, or take local files \(data=tatoeba\)"):
         HubPairs().load(tmp_path)
 
 

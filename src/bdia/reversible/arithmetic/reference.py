@@ -31,7 +31,7 @@ def reference_forward(
     """Return the residual streams x_0..x_K of a BDIA-transformer in training.
 
     Args:
-        blocks: K callables, y_k = blocks[k](x_k) = x_k + h_k(x_k).
+        blocks: K callables, `y_k = blocks[k](x_k)`, which is x_k + h_k(x_k).
         x: (B, ...) float32, not yet on the grid.
         gammas: K fractions gamma_k of shape (B,) each; gammas[0] is not read (the first block takes an Euler step).
         bits: l, the grid is 2^-l.
