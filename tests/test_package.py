@@ -88,7 +88,9 @@ except bdia.MissingExtraError as error:
 """)
     kind, name, text = done.stdout.strip().split(";")
     assert (kind, name) == ("True", package), done.stderr
-    assert text.endswith(f"needs the package {package}, which is not installed: pip install '.[{extra}]' in a checkout of bdia")
+    assert text.endswith(
+        f"needs the package {package}, which is not installed: pip install '.[{extra}]' in bdia's checkout"
+    )
 
 
 def test_a_missing_module_of_ours_is_no_missing_extra():

@@ -51,7 +51,7 @@ class MissingExtraError(BdiaError, ModuleNotFoundError):
             return None
         return cls(
             f"{needed_by} needs the package {missing}, which is not installed: "
-            f"pip install '.[{_EXTRA_OF[missing]}]' in a checkout of bdia",
+            f"pip install '.[{_EXTRA_OF[missing]}]' in bdia's checkout",
             name=missing,
         )
 

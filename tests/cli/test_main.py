@@ -133,7 +133,7 @@ def raises(monkeypatch, call):
         (InvalidValueError("a=1: wanted 2;\nset a"), "a=1: wanted 2; set a"),
         (PermissionError(13, "Permission denied", "file"), "[Errno 13] Permission denied: 'file'"),
         (ModuleNotFoundError("No module", name="matplotlib.figure"),
-         "this verb needs the package matplotlib, which is not installed: pip install '.[report]' in a checkout of bdia"),
+         "this verb needs the package matplotlib, which is not installed: pip install '.[report]' in bdia's checkout"),
         (ModuleNotFoundError("No module named 'x'", name="x"), "No module named 'x'"),
     ],
 )  # fmt: skip

@@ -118,7 +118,8 @@ def test_hub_pairs_can_be_turned_round_and_limited(monkeypatch, tmp_path):
 
 def test_a_missing_package_names_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataNotFoundError, match=r"pip install '\.\[hub\]' in a checkout of bdia, or take local files \(data=tatoeba\)"):
+    wanted = r"pip install '\.\[hub\]' in bdia's checkout, or take local files \(data=tatoeba\)"
+    with pytest.raises(DataNotFoundError, match=wanted):
         HubPairs().load(tmp_path)
 
 

@@ -137,7 +137,9 @@ def fetch(take: Callable[[Any], Rows], keys: str, local: str, *arguments: str, *
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise DataNotFoundError(f"{name} needs a package: pip install '.[hub]' in a checkout of bdia, or take local {local}") from error
+        raise DataNotFoundError(
+            f"{name} needs a package: pip install '.[hub]' in bdia's checkout, or take local {local}"
+        ) from error
     try:
         return take(load_dataset(*arguments, **keywords))
     except Exception as error:  # the library and its transports raise many kinds
