@@ -1,6 +1,7 @@
 """From the command line to jobs: check all of them, then let Hydra run them, one or a sweep.
 
-Everything that can be refused is refused before Hydra makes a folder. torch is imported once the choices compose.
+What can be refused without the data and the model is refused before Hydra makes a folder. torch is imported once the
+choices compose.
 """
 
 import logging
