@@ -6,31 +6,26 @@ import pytest
 import torch
 
 from bdia.reversible import BdiaStack, CheckpointStack, RevVitStack, StandardStack, TwoPoint
-from helpers.reversible_helpers import Call, LiveStorages, PeakStorages, loss_of, make_blocks, make_tokens
+from helpers.reversible_helpers import (
+    Call,
+    LiveStorages,
+    PeakStorages,
+    bend,
+    bytes_held,
+    loss_of,
+    make_blocks,
+    make_tokens,
+    small_blocks,
+)
 
 SHAPE = (8, 64, 1024)
 N = 8 * 64 * 1024  # large enough that the random state checkpoint keeps per block (5 kB) is small beside N / 8
 FLOATS = 4 * N
 
 
-def bend(self, x):
-    return x + torch.sin(x * self.weight)
-
-
-def small_blocks(depth):
-    """Blocks with few parameters that store three activations each under plain autograd."""
-    return [Call(bend, SHAPE[-1]) for _ in range(depth)]
-
-
 def held(make, depth):
-    """Bytes alive between forward and backward, parameters and input not counted."""
-    stack, x = make(small_blocks(depth)), torch.zeros(SHAPE)
-    with LiveStorages(stack, x) as live:
-        out = stack(x)
-        gc.collect()
-        total = live.census()
-    del out
-    return total
+    """`bytes_held` of a stack of so many small blocks."""
+    return bytes_held(make(small_blocks(depth, SHAPE[-1])), SHAPE)
 
 
 def bits_per_activation_and_block(make):
@@ -71,7 +66,7 @@ def test_bdia_holds_two_streams_beside_side_information_and_kept_blocks():
 
 def test_the_peak_of_a_training_step_hardly_grows_with_depth():
     def peak(make, depth):
-        stack, x = make(small_blocks(depth)), torch.zeros(SHAPE)
+        stack, x = make(small_blocks(depth, SHAPE[-1])), torch.zeros(SHAPE)
         with PeakStorages(stack, x) as live:
             stack(x).sum().backward()
         return live.peak
@@ -164,7 +159,7 @@ def test_a_loss_kept_after_backward_keeps_no_activations(make, learned):
 
 
 def test_training_mode_without_gradients_holds_the_output_only():
-    stack, x = BdiaStack(small_blocks(6)), torch.zeros(SHAPE)
+    stack, x = BdiaStack(small_blocks(6, SHAPE[-1])), torch.zeros(SHAPE)
     with LiveStorages(stack, x) as live, torch.no_grad():
         out = stack(x)
         gc.collect()
@@ -173,7 +168,7 @@ def test_training_mode_without_gradients_holds_the_output_only():
 
 def test_frozen_first_blocks_hold_nothing():
     def make(frozen):
-        blocks = small_blocks(12)
+        blocks = small_blocks(12, SHAPE[-1])
         for block in blocks[:frozen]:
             block.requires_grad_(False)
         return BdiaStack(blocks)

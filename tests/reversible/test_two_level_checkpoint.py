@@ -1,7 +1,5 @@
 """Two-level checkpointing has the gradients of the standard stack bit for bit, and needs less memory than plain."""
 
-import gc
-
 import pytest
 import torch
 from torch import nn
@@ -9,34 +7,19 @@ from torch import nn
 from bdia.reversible import CheckpointStack, StandardStack, TwoLevelCheckpointStack
 from helpers.reversible_helpers import (
     Call,
-    LiveStorages,
     PeakStorages,
     assert_bit_equal,
+    bytes_held,
     gradients,
     loss_of,
     make_blocks,
     make_tokens,
+    small_blocks,
 )
 
 SHAPE = (8, 64, 1024)
 STREAM = 4 * 8 * 64 * 1024  # bytes of one residual stream
 RANDOM_STATE = torch.get_rng_state().nbytes  # which checkpoint keeps at every call
-
-
-def small_blocks(depth):
-    """Blocks with few parameters, whose own activations are two streams."""
-    return [Call(lambda self, x: x + torch.sin(x * self.weight), SHAPE[-1]) for _ in range(depth)]
-
-
-def bytes_held(stack):
-    """Bytes alive between forward and backward, the input not counted, the output counted."""
-    x = torch.zeros(SHAPE)
-    with LiveStorages(stack, x) as live:
-        out = stack(x)
-        gc.collect()
-        total = live.census()
-    del out
-    return total
 
 
 def bytes_at_the_peak(stack):
@@ -92,14 +75,17 @@ def test_each_block_runs_three_times_and_the_last_of_a_segment_twice():
 
 
 def test_between_forward_and_backward_one_stream_per_segment_is_held():
-    plain, two_level = CheckpointStack(small_blocks(24), keep=0), TwoLevelCheckpointStack(small_blocks(24))
-    assert bytes_held(plain) == 24 * STREAM + 24 * RANDOM_STATE
-    assert bytes_held(two_level) == 5 * STREAM + (5 + 24) * RANDOM_STATE
+    plain, two_level = (
+        CheckpointStack(small_blocks(24, SHAPE[-1]), keep=0),
+        TwoLevelCheckpointStack(small_blocks(24, SHAPE[-1])),
+    )
+    assert bytes_held(plain, SHAPE) == 24 * STREAM + 24 * RANDOM_STATE
+    assert bytes_held(two_level, SHAPE) == 5 * STREAM + (5 + 24) * RANDOM_STATE
 
 
 def test_at_24_blocks_the_peak_of_a_step_is_11_streams_where_plain_checkpointing_needs_26():
-    plain = bytes_at_the_peak(CheckpointStack(small_blocks(24), keep=0))
-    two_level = bytes_at_the_peak(TwoLevelCheckpointStack(small_blocks(24)))
+    plain = bytes_at_the_peak(CheckpointStack(small_blocks(24, SHAPE[-1]), keep=0))
+    two_level = bytes_at_the_peak(TwoLevelCheckpointStack(small_blocks(24, SHAPE[-1])))
     assert plain // STREAM == 26 and plain % STREAM < 0.02 * STREAM  # random states, gradients of the weights
     assert two_level // STREAM == 11 and two_level % STREAM < 0.02 * STREAM
 
