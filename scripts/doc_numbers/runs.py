@@ -1,11 +1,15 @@
 """Numbers of training runs: results/<experiment>/*.json."""
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 from bdia.results.record import RunRecord
 from bdia.results.statistics import Experiment, Spread, Variant, gather
 from bdia.results.store import read_records
 from doc_numbers.common import RESULTS, known, pick, word
+
+if TYPE_CHECKING:
+    from bdia.results.paired import Paired
 
 
 @cache
@@ -40,19 +44,22 @@ def rise(experiment: str, name: str, split: str, metric: str) -> Spread:
     return known(found, f"{experiment} {name} {split} {metric}")
 
 
-def paired(experiment: str, name: str, other: str, split: str, metric: str) -> Spread:
+def paired(*words: str) -> Spread:
     """Return the differences of two variants' final values over the seeds that both have."""
-    ours, theirs = ({run.seed: run.final(metric, split) for run in variant(experiment, n).runs} for n in (name, other))
-    return Spread.of([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+    return Spread.of(_pairs(*words).differences)
 
 
 def interval(*words: str) -> str:
     """Return the 95 % t interval of `paired`."""
-    from scipy.stats import t  # here: it takes longer than all the rest
+    low, high = _pairs(*words).interval
+    return f"{low:.2f} to {high:.2f}"
 
-    found = paired(*words)
-    half = t.ppf(0.975, found.n - 1) * found.standard_error
-    return f"{found.mean - half:.2f} to {found.mean + half:.2f}"
+
+def _pairs(experiment: str, name: str, other: str, split: str, metric: str) -> "Paired":
+    from bdia.results.paired import Paired  # here: it takes longer than all the rest
+
+    values = [variant(experiment, each).values(lambda run: run.final(metric, split)) for each in (name, other)]
+    return known(Paired.of(*values), f"{experiment} {name} {other}")
 
 
 def shared_seeds(experiment: str) -> set[int]:

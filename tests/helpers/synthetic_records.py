@@ -99,8 +99,9 @@ def make_text_record(task: str, stack: dict[str, Any], metrics: list[Metric], **
         net |= {"_target_": "bdia.models.Gpt2", "depth": 4}
         data = LANGUAGE_DATA | TEXT_DATA | {"source": files}
     seed = changes.get("seed", 0)
-    text = {"data": data, "experiment": "text", "model": {"_target_": f"bdia.tasks.{task}", "net": net}}
-    return make_record(stack, config=make_config(stack, seed) | text, experiment="text", metrics=metrics, **changes)
+    name = {"Translation": "translation_cpu", "LanguageModeling": "gpt2_cpu"}.get(task, "text")
+    text = {"data": data, "experiment": name, "model": {"_target_": f"bdia.tasks.{task}", "net": net}}
+    return make_record(stack, config=make_config(stack, seed) | text, experiment=name, metrics=metrics, **changes)
 
 
 def make_translation_metrics(val_loss: float, train_loss: float = 1.0, bleu: float = 20.0) -> list[Metric]:

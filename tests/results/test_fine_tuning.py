@@ -9,7 +9,7 @@ from bdia.results.figures import figures
 from bdia.results.published import published
 from bdia.results.report import notes
 from bdia.results.tables import summary_table
-from bdia.results.verdicts import verdicts
+from bdia.results.verdicts import verdict_lines
 from helpers.synthetic_records import (
     BDIA,
     STANDARD,
@@ -42,10 +42,10 @@ def images():
 
 def test_images_are_compared_with_standard_at_equal_steps_and_memory():
     experiment = fine_tuned(images())
-    (line,) = verdicts(experiment)
-    assert "Fine-tuned from the same weights, after 100 epochs, test accuracy, %: BDIA 62.00 ± 1.00" in line
-    assert "standard (ViT) 61.00 ± 1.00" in line and "+1.00" in line
-    assert "Peak memory 0.50 of standard (ViT)'s. The paper has no figures" in line
+    accuracy, memory = verdict_lines(experiment)
+    opening = "Fine-tuned from the same weights: BDIA minus standard (ViT), after 100 epochs,"
+    assert accuracy.startswith(f"{opening} test accuracy 62.00 against 61.00: +1.00 points")
+    assert memory == f"{opening} peak memory of a step 50.0 against 100.0: -50.0 MiB (0.50 times)."
 
 
 def test_no_figure_of_the_paper_stands_beside_them():
@@ -63,5 +63,5 @@ def test_prompts_are_compared_by_bleu(task):
                for record in make_translation_study()]  # fmt: skip
     experiment = fine_tuned(records)
     assert experiment.result.name == "bleu"
-    assert any("test BLEU: BDIA 21.00" in line for line in verdicts(experiment))
-    assert "Fig. 4" not in " ".join([*verdicts(experiment), *notes(experiment)])
+    assert any("test BLEU 21.00 against 20.00" in line for line in verdict_lines(experiment))
+    assert "Fig. 4" not in " ".join([*verdict_lines(experiment), *notes(experiment)])

@@ -28,7 +28,6 @@ def test_spread_is_mean_and_sample_deviation():
     spread = Spread.of([1.0, 2.0, 6.0])  # squared distances from 3: 4 + 1 + 9 = 14; 14 / (3 - 1) = 7
     assert (spread.mean, spread.n) == (3.0, 3)
     assert spread.std == pytest.approx(math.sqrt(7))
-    assert spread.standard_error == pytest.approx(math.sqrt(7 / 3))
 
 
 def test_a_single_run_has_no_deviation():

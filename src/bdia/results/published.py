@@ -120,7 +120,7 @@ def published(config: Mapping[str, Any]) -> list[Published]:
     """
     if config.get("weights"):
         return []
-    return [row for row in PUBLISHED if (row.data, row.form) == (data_name(config), _form(config))]
+    return [row for row in PUBLISHED if (row.data, row.form) == (data_name(config), form_of(config))]
 
 
 def paper_row(config: Mapping[str, Any]) -> Published | None:
@@ -139,7 +139,8 @@ def setting_differences(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _form(config: Mapping[str, Any]) -> tuple[Any, ...]:
+def form_of(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the form of a config's stack, to compare with `STANDARD`, `HALF_ON_GRID` and the others."""
     if stack_class(config) != registry.BDIA.class_name:
         on_grid = config["stack"].get("grid_bits") is not None  # RevViT as published is in float
         return (stack_class(config), "on a grid") if on_grid else (stack_class(config),)

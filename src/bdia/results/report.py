@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bdia import MissingFileError
 from bdia.data.files import write_whole
+from bdia.results.claims_table import behind, claims_markdown, claims_table
 from bdia.results.figures import figures
 from bdia.results.published import CURVES_ONLY, data_name, paper_row, setting_differences
 from bdia.results.record import RunRecord
@@ -19,7 +20,7 @@ from bdia.results.statistics import Experiment, gather
 from bdia.results.store import read_records, read_remarks
 from bdia.results.tables import Table, details_table, markdown, markdown_text, plain, summary_table
 from bdia.results.variants import task_class
-from bdia.results.verdicts import verdicts
+from bdia.results.verdicts import RULE, verdict_lines, verdicts
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Section:
             data=f"Data: {', '.join(names)}",
             summary=summary_table(experiment),
             details=details_table(experiment),
-            verdicts=verdicts(experiment),
+            verdicts=verdict_lines(experiment),
             notes=[*remarks, *notes(experiment)],
             figures=figures(experiment),
             provenance=provenance(experiment),
@@ -62,7 +63,7 @@ class Section:
 
 
 def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
-    """Write `out_dir`/tables/<experiment>.md and `out_dir`/report.html; the same records give the same bytes.
+    """Write `out_dir`/tables/*.md and `out_dir`/report.html; the same records give the same bytes.
 
     Returns:
         the path of report.html.
@@ -71,8 +72,10 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
         RecordError: a file that is no record.
     """
     records, out_dir = selected(records_root), Path(out_dir)
-    remarks = read_remarks(records_root)
-    sections = [Section.of(gathered, remarks.get(gathered.name, ())) for gathered in gather(records)]
+    remarks, experiments = read_remarks(records_root), gather(records)
+    judged = verdicts(experiments)
+    sections = [Section.of(gathered, remarks.get(gathered.name, ())) for gathered in experiments]
+    write_whole(out_dir / "tables" / "claims.md", claims_markdown(judged))
     for section in sections:
         write_whole(out_dir / "tables" / f"{section.name}.md", section.to_markdown())
     environment = Environment(
@@ -82,7 +85,9 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
         keep_trailing_newline=True,
     )
     page = out_dir / "report.html"
-    write_whole(page, environment.get_template("report.html.jinja").render(sections=sections))
+    claims = {"table": claims_table(judged), "behind": [(verdict.claim, behind(verdict)) for verdict in judged]}
+    template = environment.get_template("report.html.jinja")
+    write_whole(page, template.render(sections=sections, claims=claims, rule=RULE))
     return page
 
 
@@ -95,7 +100,7 @@ def table_text(records: Sequence[RunRecord], remarks: Mapping[str, Sequence[str]
     parts = []
     for experiment in gather(records):
         lines = [experiment.name, "", plain(summary_table(experiment)), ""]
-        lines += [*verdicts(experiment), *(remarks or {}).get(experiment.name, ())]
+        lines += [*verdict_lines(experiment), *(remarks or {}).get(experiment.name, ())]
         parts.append("\n".join([*lines, *notes(experiment), *provenance(experiment)]))
     return "\n\n\n".join(parts)
 

@@ -29,11 +29,6 @@ class Spread:
         std = statistics.stdev(values) if finite and len(values) > 1 else math.nan
         return cls(statistics.fmean(values), std, len(values))
 
-    @property
-    def standard_error(self) -> float:
-        """Standard error of the mean; NaN where n = 1."""
-        return self.std / math.sqrt(self.n)
-
     def deviation(self, digits: int) -> str:
         """Return the standard deviation as text, `NONE` where n = 1."""
         return NONE if math.isnan(self.std) else f"{self.std:.{digits}f}"
@@ -45,18 +40,6 @@ class Spread:
     def short(self, digits: int = 2) -> str:
         """Return "mean ± std"."""
         return f"{self.mean:.{digits}f} ± {self.deviation(digits)}"
-
-
-def difference_text(first: Spread, second: Spread, unit: str = "points", digits: int = 2) -> str:
-    """Return first minus second with its standard error, and whether it lies within two of them."""
-    difference = first.mean - second.mean
-    error = math.hypot(first.standard_error, second.standard_error)
-    if not math.isfinite(difference):
-        return "unknown (the loss of a run is not finite)" if unit == "nat" else "unknown (a value is not finite)"
-    if math.isnan(error):
-        return f"{difference:+.{digits}f} {unit}, no standard error (a single run)"
-    unresolved = " (within two standard errors: not resolved)" if abs(difference) <= 2 * error else ""
-    return f"{difference:+.{digits}f} {unit} with standard error {error:.{digits}f}{unresolved}"
 
 
 @dataclass(frozen=True)
@@ -143,8 +126,12 @@ class Variant:
 
     def spread_of(self, measure: Callable[[RunRecord], float | None]) -> Spread | None:
         """Return the spread of any number taken from each run, over the runs that have it; None where none has."""
-        values = [value for record in self.runs if (value := measure(record)) is not None]
-        return Spread.of(values) if values else None
+        values = self.values(measure)
+        return Spread.of([*values.values()]) if values else None
+
+    def values(self, measure: Callable[[RunRecord], float | None]) -> dict[int, float]:
+        """Return any number taken from each run, by seed, of the runs that have it."""
+        return {record.seed: value for record in self.runs if (value := measure(record)) is not None}
 
     def curve(self, name: str, split: str | None = None) -> list[tuple[int, Spread]]:
         """Return (step, spread) for the steps that are in the curves of all runs that have this curve."""

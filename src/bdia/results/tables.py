@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bdia.results.published import paper_row, published
 from bdia.results.record import SPLITS, UNITS, Metric, RunRecord
-from bdia.results.statistics import NONE, Experiment, Spread, Variant
+from bdia.results.statistics import NONE, Experiment, Spread, Variant, value_of
 
 TITLES = {"bleu": "BLEU", "chrf": "chrF"}  # titles of metrics that differ from their names
 
@@ -70,7 +70,21 @@ def _image_columns(experiment: Experiment) -> list[Column]:
         return f"{ours.mean - paper.accuracy:+.2f}" if ours and paper else NONE
 
     head = f"{experiment.result_split} accuracy % (mean ± std, n)"
-    return [(head, lambda variant: _text(experiment.outcome(variant))), ("paper", published), ("Δ", difference)]
+    columns: list[Column] = [
+        (head, lambda variant: _text(experiment.outcome(variant))),
+        ("paper", published),
+        ("Δ", difference),
+        ("val accuracy %, best → end", lambda variant: _best_to_end(variant, "accuracy", 2, higher=True)),
+        ("val loss nat, least → end", lambda variant: _best_to_end(variant, "loss", 3, higher=False)),
+    ]
+    return columns[:3] + [column for column in columns[3:] if _has_numbers(experiment, column)]
+
+
+def _best_to_end(variant: Variant, name: str, digits: int, higher: bool) -> str:
+    """Return the best validation value and the last one, means over the seeds; they differ where a curve over-fits."""
+    best = variant.spread_of(lambda record: value_of(record.best(name, "val", higher)))
+    end = variant.spread(name, "val")
+    return f"{best.mean:.{digits}f} → {end.mean:.{digits}f}" if best and end else NONE
 
 
 def _translation_columns(experiment: Experiment) -> list[Column]:
