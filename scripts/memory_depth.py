@@ -18,19 +18,17 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from depth_figure import draw
 from omegaconf import OmegaConf
 
-from bdia.build import CONFIGS, compose
-from bdia.profiling.device import describe_device
+from bdia.bench.studies.record import StudyRecord
+from bdia.build import compose
+from bdia.data.files import write_whole
 from bdia.profiling.storage_meter import StorageMeter
 from bdia.profiling.workload import build_workload
-from bdia.results.identity import git_state
-from bdia.results.store import write_whole
 from bdia.reversible import BlockStack
 from bdia.reversible.stacks.registry import STACKS
 
@@ -69,22 +67,13 @@ def measure(stack: str, depth: int, batch: int) -> dict[str, Any]:
 
 def record(arguments: Arguments) -> Path:
     """Measure every stack at every depth and write the record."""
-    started, git = datetime.now(UTC), git_state(CONFIGS.parent)
-    rows = []
+    settings = {key: value for key, value in asdict(arguments).items() if key not in ("out", "figure", "show")}
+    study, rows = StudyRecord("memory_depth", settings, Path(arguments.out)), []
     for stack in arguments.stacks or [row.name for row in STACKS]:
         for depth in arguments.depths:
             rows.append(measure(stack, depth, arguments.batch))
             print(f"{stack}, {depth} blocks: {rows[-1]['peak'] / 2**20:.1f} MiB", file=sys.stderr, flush=True)
-    settings = {key: value for key, value in asdict(arguments).items() if key not in ("out", "figure", "show")}
-    header = {
-        "schema": 1, "study": "memory_depth", "git": git, "device": describe_device("cpu"), "settings": settings,
-        "started_utc": started.isoformat(), "wall_s": round((datetime.now(UTC) - started).total_seconds(), 1),
-    }  # fmt: skip
-    lines = ",\n  ".join(map(json.dumps, rows))
-    text = json.dumps(header, indent=1).removesuffix("\n}") + ',\n "rows": [\n  ' + lines + "\n ]\n}\n"
-    path = Path(arguments.out) / f"{started:%Y%m%dT%H%M%S%fZ}_{git['sha'][:7]}.json"
-    write_whole(path, text)
-    return path
+    return study.write(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

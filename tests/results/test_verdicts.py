@@ -8,7 +8,7 @@ import pytest
 
 from bdia.results import gather
 from bdia.results.claims import CLAIMS
-from bdia.results.claims_table import behind, claims_markdown, claims_table
+from bdia.results.claims_table import ClaimRow, behind, claims_markdown, claims_table
 from bdia.results.paired import Paired, holm
 from bdia.results.published import data_name
 from bdia.results.verdicts import (
@@ -108,14 +108,15 @@ def test_every_claim_is_listed_and_the_largest_scale_with_two_pairs_counts():
 
 def test_the_table_has_one_row_per_claim_and_says_what_it_rests_on():
     found = verdicts(gather(study(61.0)))
-    table = claims_table(found)
+    table = claims_table([*map(ClaimRow.of, found)])
     assert len(table.rows) == len(CLAIMS)
     assert table.rows[0][-3:] == ["4", table.rows[0][5], REPRODUCED]
     text = " ".join(behind(found[0]))
     assert "bdia train experiment=table1_cifar10_cpu" in text and "width 128 (paper: 512)" in text
     assert "abcdef012345" in text and found[0].runs[0].run_id in text
     assert behind(found[-1]) == ["No experiment with records measures it yet."]
-    assert claims_markdown(found) == claims_markdown(verdicts(gather(study(61.0)[::-1])))
+    again = verdicts(gather(study(61.0)[::-1]))
+    assert claims_markdown([*map(ClaimRow.of, found)]) == claims_markdown([*map(ClaimRow.of, again)])
 
 
 def test_a_line_gives_means_interval_both_ps_and_the_power():

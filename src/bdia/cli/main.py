@@ -18,6 +18,7 @@ VERBS = {
     "reproduce": "a table or figure of the paper: data, sweep, report",
     "bench": "time and memory of every stack on this machine",
     "bench-lora": "memory and time of a Llama-like decoder over its depth, LoRA and full",
+    "study": "measure one thing of the paper on models as they are",
     "generate": "continue a text with a trained language model",
     "translate": "translate lines with a trained translation model",
     "export": "write a trained model for transformers, timm or plain PyTorch",

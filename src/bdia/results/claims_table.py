@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from bdia.results.published import setting_differences
 from bdia.results.record import RunRecord
@@ -13,12 +14,29 @@ from bdia.results.verdicts import RULE, Verdict, p_text
 COLUMNS = ["claim", "paper", "ours", "difference (95 % interval)", "pairs", "p (Holm)", "verdict"]
 
 
-def claims_table(found: Sequence[Verdict]) -> Table:
-    """Return one row per claim, in the paper's order."""
-    return Table(COLUMNS, [_row(verdict) for verdict in found])
+@dataclass(frozen=True)
+class ClaimRow:
+    """A claim as a row of the table.
+
+    Args:
+        cells: one per column. behind: lines on what the verdict rests on.
+    """
+
+    cells: list[str]
+    behind: list[str]
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> "ClaimRow":
+        """Return the row of a claim that training runs test."""
+        return cls(_cells(verdict), behind(verdict))
 
 
-def _row(verdict: Verdict) -> list[str]:
+def claims_table(rows: Sequence[ClaimRow]) -> Table:
+    """Return one row per claim."""
+    return Table(COLUMNS, [row.cells for row in rows])
+
+
+def _cells(verdict: Verdict) -> list[str]:
     claim, found = verdict.claim, verdict.found
     name = f"{claim.place}: {claim.text}"
     if found is None:
@@ -48,18 +66,18 @@ def behind(verdict: Verdict) -> list[str]:
     ]
 
 
-def claims_markdown(found: Sequence[Verdict]) -> str:
+def claims_markdown(rows: Sequence[ClaimRow]) -> str:
     """Return the claims with their verdicts, the rule, and what each verdict rests on."""
     rule = "\n".join(f"- {markdown_text(line)}" for line in RULE)
     parts = [
         "# The paper's claims",
         "Generated from the run records: do not edit.",
-        markdown(claims_table(found)),
+        markdown(claims_table(rows)),
         rule,
     ]
-    for verdict in found:
-        bullets = "\n".join(f"- {markdown_text(line)}" for line in behind(verdict))
-        parts.append(f"## {markdown_text(f'{verdict.claim.place}: {verdict.claim.text}')}\n\n{bullets}")
+    for row in rows:
+        bullets = "\n".join(f"- {markdown_text(line)}" for line in row.behind)
+        parts.append(f"## {markdown_text(row.cells[0])}\n\n{bullets}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bdia import MissingFileError
 from bdia.data.files import write_whole
-from bdia.results.claims_table import behind, claims_markdown, claims_table
+from bdia.results import reconstruction
+from bdia.results.claims_table import ClaimRow, claims_markdown, claims_table
 from bdia.results.figures import figures
 from bdia.results.published import CURVES_ONLY, data_name, paper_row, setting_differences
 from bdia.results.record import RunRecord
@@ -73,9 +75,9 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
     """
     records, out_dir = selected(records_root), Path(out_dir)
     remarks, experiments = read_remarks(records_root), gather(records)
-    judged = verdicts(experiments)
+    claims = claim_rows(experiments, reconstruction.read_newest(records_root))
     sections = [Section.of(gathered, remarks.get(gathered.name, ())) for gathered in experiments]
-    write_whole(out_dir / "tables" / "claims.md", claims_markdown(judged))
+    write_whole(out_dir / "tables" / "claims.md", claims_markdown(claims))
     for section in sections:
         write_whole(out_dir / "tables" / f"{section.name}.md", section.to_markdown())
     environment = Environment(
@@ -85,10 +87,41 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
         keep_trailing_newline=True,
     )
     page = out_dir / "report.html"
-    claims = {"table": claims_table(judged), "behind": [(verdict.claim, behind(verdict)) for verdict in judged]}
     template = environment.get_template("report.html.jinja")
-    write_whole(page, template.render(sections=sections, claims=claims, rule=RULE))
+    studies = [*filter(None, [Study.of(reconstruction.read_newest(records_root))])]
+    shown = {"sections": sections, "studies": studies, "table_of_claims": claims_table(claims), "claims": claims}
+    write_whole(page, template.render(**shown, rule=RULE))
     return page
+
+
+def claim_rows(experiments: Sequence[Experiment], rebuilt: Mapping[str, Any] | None) -> list[ClaimRow]:
+    """Return every claim in the paper's order: tables, then figures.
+
+    Args:
+        rebuilt: the record of the study of Fig. 2.
+    """
+    judged = verdicts(experiments)
+    first = next(place for place, verdict in enumerate(judged) if verdict.claim.place == "Fig. 3")
+    rows = [ClaimRow.of(verdict) for verdict in judged]
+    return [*rows[:first], reconstruction.claim(rebuilt), *rows[first:]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study without training runs, in the page."""
+
+    title: str
+    table: Table
+    figure: str
+    provenance: list[str]
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any] | None) -> "Study | None":
+        """Return what a record of the study of Fig. 2 shows; None for no record."""
+        if record is None:
+            return None
+        told = reconstruction.provenance(record)
+        return cls(reconstruction.TITLE, reconstruction.table(record), reconstruction.figure(record), told)
 
 
 def table_text(records: Sequence[RunRecord], remarks: Mapping[str, Sequence[str]] | None = None) -> str:

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from bdia.reversible.arithmetic.gamma import Gamma
 from bdia.reversible.arithmetic.grid import quantize
-from bdia.reversible.arithmetic.step import Coefficients, coefficients, column, exact_inverse, exact_step
+from bdia.reversible.arithmetic.step import (
+    Coefficients,
+    coefficients,
+    column,
+    exact_inverse,
+    exact_step,
+    float_inverse,
+    float_step,
+)
 
 Advanced = tuple[Tensor, Tensor | None]
 
@@ -130,15 +138,15 @@ class FloatBdiaRule:
         self.gamma, self.bits = gamma, bits
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
-        """x_next = gamma x_prev + (1 + gamma) y - 2 gamma x_curr."""
+        """See `float_step`."""
         assert x_prev is not None
         gamma = column(self.gamma[rows], x_curr.dim())
-        return _round(gamma * x_prev + (1 + gamma) * y.float() - 2 * gamma * x_curr, self.bits), None
+        return _round(float_step(x_prev, x_curr, y.float(), gamma), self.bits), None
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
-        """x_prev = (x_next - (1 + gamma) y + 2 gamma x_curr) / gamma."""
+        """See `float_inverse`."""
         gamma = column(self.gamma[rows], x_curr.dim())
-        return (x_next - (1 + gamma) * y.float() + 2 * gamma * x_curr) / gamma
+        return float_inverse(x_next, x_curr, y.float(), gamma)
 
     def gradient_factors(self, dims: int) -> GradientFactors:
         """See `bdia_gradient_factors`."""

@@ -138,3 +138,17 @@ def bdia_invert(x_next: Tensor, x_curr: Tensor, y: Tensor, gamma: Gamma, side: T
         x_prev: (B, T, D) float32, bit for bit the `x_prev` given to `bdia_step`.
     """
     return exact_inverse(x_next, x_curr, y, side, coefficients(gamma, bits, x_curr.dim()))
+
+
+def float_step(x_prev: Tensor, x_curr: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
+    """Return x_next = gamma x_prev + (1 + gamma) y - 2 gamma x_curr, the float form of section 4.1, in their dtype.
+
+    Args:
+        gamma: (B, 1, ..., 1).
+    """
+    return gamma * x_prev + (1 + gamma) * y - 2 * gamma * x_curr
+
+
+def float_inverse(x_next: Tensor, x_curr: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
+    """Return x_prev = (x_next - (1 + gamma) y + 2 gamma x_curr) / gamma, off by rounding."""
+    return (x_next - (1 + gamma) * y + 2 * gamma * x_curr) / gamma

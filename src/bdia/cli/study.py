@@ -1,0 +1,52 @@
+"""Measure one thing of the paper on models as they are, without training, and write its record.
+
+Usage: bdia study name=... [key=value ...]
+
+  name=reconstruction   error of the rebuilt stream, block by block, in float and on the grid (the paper's Fig. 2)
+  out=                  folder of the record; empty: results/<name>
+
+Keys of reconstruction:
+  depths=[12,24,48]                     blocks of the model
+  dtypes=[float32,bfloat16,float64]     of the float form
+  model=gpt2_demo width=256 heads=8     the model, a language model of configs/model
+  batch=4 tokens=128                    texts in the batch, tokens in a text
+  gamma=1/2 bits=9 seeds=[0,1,2]
+
+Examples:
+  bdia study name=reconstruction
+  bdia study name=reconstruction depths=[6] seeds=[0]
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from bdia import InvalidValueError
+from bdia.cli.arguments import read_arguments
+from bdia.results.output import say_on_stderr
+
+STUDIES = {"reconstruction": "bdia.bench.studies.reconstruction"}
+
+
+def run(argv: Sequence[str]) -> None:
+    """Measure, write the record, print its path."""
+    own = {"name": "", "out": ""}
+    for word in argv:
+        key, _, value = word.partition("=")
+        if key in own:
+            own[key] = value
+    if own["name"] not in STUDIES:
+        raise InvalidValueError(f"name={own['name']}: wanted one of {', '.join(STUDIES)}; set name")
+    study = import_module(STUDIES[own["name"]])
+    rest = [word for word in argv if word.partition("=")[0] not in own]
+    arguments = read_arguments(study.Arguments(), rest)
+    from bdia.bench.studies.record import StudyRecord
+
+    folder = Path(own["out"] or f"results/{own['name']}")
+    record = StudyRecord(own["name"], dataclasses.asdict(arguments), folder)
+    rows = []
+    for part in study.measure(arguments):
+        rows += part
+        say_on_stderr(f"{own['name']}: {study.told(part)}")
+    print(record.write(rows))

@@ -1,0 +1,131 @@
+"""The study of Fig. 2 in the report: `bdia study name=reconstruction`."""
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from bdia.results.claims_table import ClaimRow
+from bdia.results.figures import LINES, STYLE, svg_text
+from bdia.results.record import RecordError
+from bdia.results.statistics import NONE
+from bdia.results.tables import Table
+from bdia.results.verdicts import CONTRADICTED, NOT_RESOLVED, NOT_RUN, REPRODUCED
+
+NAME = "reconstruction"
+TITLE = "Error of the rebuilt stream (the paper's Fig. 2)"
+GROWS, GROWS_NOT = 100.0, 10.0  # factors of the claim, fixed before: two orders of magnitude in every seed, or not one
+TINY = 2.0**-52  # where the first stream to be rebuilt happens to be exact
+FORMS = {"exact": "exact, on the grid"}  # what is not the name of a dtype
+COLOURS = {"bfloat16": "#CC6677", "float32": "#DDCC77", "float64": "#4477AA"}
+
+Record = Mapping[str, Any]
+
+
+def read_newest(root: Path | str) -> Record | None:
+    """Return the newest record under `root`; None where there is none.
+
+    Raises:
+        RecordError: the file is no record of this study.
+    """
+    paths = sorted((Path(root) / NAME).glob("*.json"))
+    if not paths:
+        return None
+    try:
+        record: Record = json.loads(paths[-1].read_text(encoding="utf-8"))
+        for row in record["rows"]:
+            float(row["relative"]), float(row["error"]), int(row["depth"]), int(row["seed"]), int(row["k"]), row["form"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise RecordError(f"{paths[-1]}: no record of the study {NAME}: {error!r}") from error
+    return record
+
+
+def curve(record: Record, depth: int, form: str, key: str = "relative") -> dict[int, list[float]]:
+    """Return the errors of each x_k, one per seed."""
+    found: dict[int, list[float]] = {}
+    for row in record["rows"]:
+        if (row["depth"], row["form"]) == (depth, form):
+            found.setdefault(row["k"], []).append(row[key])
+    return found
+
+
+def table(record: Record) -> Table:
+    """Return the error of x_0 relative to its size by depth and form: median over the seeds (least to largest)."""
+    depths, forms = _axes(record)
+    rows = []
+    for form in forms:
+        cells = []
+        for depth in depths:
+            values = curve(record, depth, form).get(0)
+            cells.append(_cell(values) if values else NONE)
+        rows.append([FORMS.get(form, f"float form in {form}"), *cells])
+    return Table(["error of x_0, relative to its size", *(f"{depth} blocks" for depth in depths)], rows)
+
+
+def _cell(values: list[float]) -> str:
+    if not any(values):
+        return "0"
+    return f"{statistics.median(values):.1e} ({min(values):.1e} to {max(values):.1e})"
+
+
+def _axes(record: Record) -> tuple[list[int], list[str]]:
+    rows = record["rows"]
+    return sorted({row["depth"] for row in rows}), list(dict.fromkeys(row["form"] for row in rows))
+
+
+def provenance(record: Record) -> list[str]:
+    """Return what the record was measured with."""
+    settings, device = record["settings"], record["device"]
+    size = f"{settings['model']} of width {settings['width']} with drawn weights, {settings['tokens']} tokens"
+    return [
+        f"{size}; gamma ±{settings['gamma']}, grid 2^-{settings['bits']}; {len(settings['seeds'])} seeds: `bdia study "
+        f"name={NAME}`, commit {record['git']['sha'][:12]}, {device['name']}, torch {device['torch']}, "
+        f"{record['wall_s']:.0f} s."
+    ]
+
+
+def figure(record: Record) -> str:
+    """Return the errors against the block as SVG: one line per dtype and depth, medians over the seeds."""
+    depths, forms = _axes(record)
+    with matplotlib.rc_context(STYLE):
+        drawn = Figure(figsize=(7.2, 4.2), layout="constrained")
+        axes = drawn.subplots()
+        for form in forms:
+            for place, depth in enumerate(depths):
+                points = {
+                    k: statistics.median(v) for k, v in curve(record, depth, form).items() if statistics.median(v)
+                }
+                if points:
+                    look = {"color": COLOURS.get(form, "#8A8A8A"), "linestyle": LINES[place % len(LINES)]}
+                    axes.semilogy(
+                        [depth - k for k in points], [*points.values()], label=f"{form}, {depth} blocks", **look
+                    )
+        axes.set_xlabel("blocks inverted")
+        axes.set_ylabel("largest error / size of the stream")
+        drawn.legend(loc="outside lower left", ncols=3)
+        return svg_text(drawn, salt=NAME)
+
+
+def claim(record: Record | None) -> ClaimRow:
+    """Judge Fig. 2: the float inverse's error grows by orders of magnitude over 12 blocks."""
+    opening = [
+        "Fig. 2: the error of the float inverse grows by orders of magnitude over 12 blocks",
+        "a curve, no numbers",
+    ]
+    points = curve(record, 12, "float32") if record else {}
+    if record is None or not points:
+        return ClaimRow([*opening, NONE, NONE, NONE, NONE, NOT_RUN], ["Measured by `bdia study name=reconstruction`."])
+    factors = [
+        first / max(last, TINY) for first, last in zip(points[0], points[10], strict=True)
+    ]  # x_10 is the first rebuilt
+    outcome = CONTRADICTED if max(factors) <= GROWS_NOT else NOT_RESOLVED
+    outcome = REPRODUCED if min(factors) >= GROWS else outcome
+    exact = max((value for values in curve(record, 12, "exact").values() for value in values), default=0.0)
+    ours = f"x_0's error {_cell(points[0])}; exact form {exact:g}"
+    growth = f"{min(factors):,.0f} to {max(factors):,.0f} times from x_10 to x_0"
+    rule = f"reproduced: {GROWS:g} times in every seed; contradicted: at most {GROWS_NOT:g} times in every seed."
+    return ClaimRow([*opening, ours, growth, str(len(factors)), NONE, outcome], [rule, *provenance(record)])
