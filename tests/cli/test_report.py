@@ -20,7 +20,7 @@ def test_the_tables_of_one_experiment_are_printed_and_the_files_are_of_all(resul
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "one" and "\nother" not in out
     assert out.splitlines()[-1] == f"Report: {tmp_path / 'out' / 'report.html'}"
-    assert sorted(path.name for path in (tmp_path / "out" / "tables").iterdir()) == ["one.md", "other.md"]
+    assert sorted(path.name for path in (tmp_path / "out" / "tables").iterdir()) == ["claims.md", "one.md", "other.md"]
     main(["report", f"results={results}"])
     assert "\nother\n" in capsys.readouterr().out and (results / "report.html").is_file()
 
