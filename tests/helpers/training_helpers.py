@@ -125,13 +125,9 @@ def statuses(cfg):
     return [record.status for record in read_records(cfg.paths.results)]
 
 
-def rows(record, without=()):
-    """Everything measured but times, and but the train means of the steps in `without`."""
-    return {
-        (row.name, row.split, row.step): None if row.split == "train" and row.step in without else row.value
-        for row in record.metrics
-        if row.name not in TIMES
-    }
+def rows(record):
+    """Everything measured but times."""
+    return {(row.name, row.split, row.step): row.value for row in record.metrics if row.name not in TIMES}
 
 
 def assert_resumes_exactly(cfg, whole, add_callbacks, interruption, batches):

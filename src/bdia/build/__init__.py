@@ -262,8 +262,10 @@ def close_loggers(loggers: Sequence[Logger], outcome: str) -> None:
         client.finish(exit_code=int(outcome == "failed"))
 
 
-def build_trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], run_dir: Path) -> Trainer:
+def build_trainer(
+    cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], run_dir: Path, plugins: Sequence[Any] = ()
+) -> Trainer:
     """Build the Lightning trainer; of its warnings only the expected ones are silenced."""
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    return _built(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=run_dir)
+    return _built(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=run_dir, plugins=[*plugins])

@@ -20,7 +20,7 @@ SUPPLIED = {
     "model": ("optimizer", "scheduler"),
     "optimizer": ("params",),
     "scheduler": ("optimizer", "total_steps"),
-    "trainer": ("callbacks", "logger", "default_root_dir"),
+    "trainer": ("callbacks", "logger", "default_root_dir", "plugins"),
 }
 _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 _WANTED = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text", "None": "null"}

@@ -37,7 +37,7 @@ class History(MeasuringCallback):
         self._add(trainer, "val")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the epoch's values; after a resume inside the epoch they are means over its last batches."""
+        """Add the epoch's values."""
         self._add(trainer, "train")
         self.rows.append(
             Measurement("lr", float(trainer.optimizers[0].param_groups[0]["lr"]), "train", trainer.global_step)

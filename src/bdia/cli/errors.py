@@ -18,7 +18,7 @@ def one_line_errors() -> Iterator[None]:
 
     Meant for the user are `BdiaError`, a file that cannot be read or written, and a package that is not installed.
     If the reader of standard output has closed its pipe, the exit code is 141, as after SIGPIPE. A run prints with
-    `bdia.results.output.say`, which lets it go on.
+    `bdia.results.output.say`, which lets it go on. After Ctrl-C it is 130, without a traceback.
     """
     try:
         yield
@@ -26,6 +26,10 @@ def one_line_errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         silence(sys.stdout)
         sys.exit(128 + signal.SIGPIPE)
+    except KeyboardInterrupt:
+        if os.environ.get(DEBUG) == "1":
+            raise
+        sys.exit(128 + signal.SIGINT)
     except (BdiaError, OSError, ModuleNotFoundError) as error:
         if os.environ.get(DEBUG) == "1" or _is_accident(error):
             raise

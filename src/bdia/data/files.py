@@ -1,16 +1,21 @@
 """Files: where data are looked for, how text is read, how any file is written whole or not at all."""
 
+import contextlib
 import gzip
 import os
+import platform
+import secrets
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from bdia.data.errors import DataCorruptError, DataNotFoundError
 
 if TYPE_CHECKING:
     import numpy as np
+
+LEFTOVER = ".unfinished-"  # how the name of a temporary file begins
 
 
 def find(path: str | Path, data_dir: Path, wanted: str, key: str, embedded: str, folder: bool = False) -> Path:
@@ -50,23 +55,64 @@ def read_text(path: Path, hint: str) -> str:
         raise DataCorruptError(f"{path} cannot be read ({error}): {hint}") from error
 
 
-def write_whole(path: Path, content: "str | Iterable[bytes | np.ndarray]") -> None:
-    """Write a file under a temporary name, wait until it is on the disk, then rename it to `path`.
+@contextlib.contextmanager
+def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` for writing; at the end it is on the disk and takes the name `path`.
 
-    A failure leaves what was there before: `path` is the old file, the new one, or not there. The folder is made.
+    The one writer of files. A failure or a kill at any moment leaves `path` as it was, the new file, or not there. The
+    folder is made.
+
+    Args:
+        before: called between the two, when the new file is on the disk and the old one still has its name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its target: only within one file system is a rename never half done. Short, for names of 255 bytes.
+    temporary = path.with_name(f"{_mine()}{secrets.token_hex(4)}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if before is not None:
+            before()
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: "str | Iterable[bytes | np.ndarray]") -> None:
+    """Write a file whole or not at all, see `whole_file`.
 
     Args:
         content: a text, written as UTF-8, or pieces that are written one behind the other.
     """
-    pieces = [content.encode()] if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a rename within one folder cannot be half done
-    try:
-        with temporary.open("wb") as file:
-            for piece in pieces:
-                file.write(memoryview(piece))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        for piece in [content.encode()] if isinstance(content, str) else content:
+            file.write(memoryview(piece))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers of this machine left in a folder; the files of living ones stay."""
+    for path in folder.glob(f"{LEFTOVER}{_host()}-*"):
+        pid = path.name.split("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            path.unlink(missing_ok=True)
+
+
+def _mine() -> str:
+    return f"{LEFTOVER}{_host()}-{os.getpid()}-"
+
+
+def _host() -> str:
+    return zlib.crc32(platform.node().encode()).to_bytes(4).hex()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the new name is on the disk; some file systems can't tell and need not."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

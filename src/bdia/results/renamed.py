@@ -34,6 +34,7 @@ PUBLIC_NAME = {  # old name -> public name; one to one
     "bdia.measure.PeakMemory": "bdia.callbacks.PeakMemory",
     "bdia.measure.ReversibilityCheck": "bdia.callbacks.ReversibilityCheck",
     "bdia.measure.StepTimer": "bdia.callbacks.StepTimer",
+    "lightning.pytorch.callbacks.ModelCheckpoint": "bdia.callbacks.Checkpoint",
 }
 HASHED_NAME = {public: old for old, public in PUBLIC_NAME.items()}
 

@@ -42,6 +42,7 @@ class Task(LightningModule):
         self.gradients: dict[str, torch.Tensor] = {}
         self.signatures: dict[str, str] = {}
         self.metrics = nn.ModuleDict()
+        self.unfinished: dict[str, dict[str, torch.Tensor]] = {}
 
     def size(self, batch: Any) -> int | torch.Tensor:
         """Return how much a batch holds: images, or the target tokens of a text task."""
@@ -81,18 +82,28 @@ class Task(LightningModule):
         optimizer.zero_grad(set_to_none=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what gradient accumulation holds so far, none between optimizer steps, and the state of stacks."""
+        """Save the state of stacks, and what is unfinished: accumulated gradients, the epoch's means so far."""
         checkpoint["reversible"] = training_state(self.net)
+        checkpoint["metrics"] = {
+            name: {key: value.detach().clone() for key, value in metric.metric_state.items()}
+            for name, metric in self.metrics.items()
+            if name.startswith("train/") and metric.update_called
+        }
         checkpoint["gradients"] = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the stacks; keep gradients until training starts, for Lightning clears them before."""
+        """Restore the stacks; keep the rest until training starts, for Lightning clears it before."""
         if "reversible" in checkpoint:  # not in those of commit 97832fb and before
             load_training_state(self.net, checkpoint["reversible"])
-        self.gradients = checkpoint.get("gradients", {})
+        self.gradients, self.unfinished = checkpoint.get("gradients", {}), checkpoint.get("metrics", {})
 
     def on_train_start(self) -> None:
-        """Restore them."""
+        """Restore the gradients, and the means of an epoch that goes on where it was left."""
+        if self.trainer.fit_loop.restarted_mid_epoch:
+            for name, state in self.unfinished.items():
+                for key, value in state.items():
+                    setattr(self.metrics[name], key, value.to(self.device))
+        self.unfinished = {}
         for name, gradient in self.gradients.items():
             self.get_parameter(name).grad = gradient.to(self.device)
         self.gradients = {}

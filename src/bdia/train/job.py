@@ -31,18 +31,20 @@ from bdia.build import (
     close_loggers,
 )
 from bdia.callbacks import MeasuringCallback
-from bdia.data.files import write_whole
+from bdia.data.files import remove_leftovers, write_whole
 from bdia.data.module import DataModule
 from bdia.profiling.device import describe_device
 from bdia.results.identity import config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RunRecord, describe, status_of
 from bdia.results.store import write_record
 from bdia.tasks import Task
+from bdia.train.checkpoints import FINAL, WholeCheckpointIO, newest_whole, remove_resumable
 from bdia.train.progress import SINGLE, Job, gamma_cost, progress, say_outcome
 from bdia.train.resume import Resume
 from bdia.train.weights import SET_BY_THE_RUN, find_weights, load_weights, train_once
 
 ROOT = CONFIGS.parent
+RECORD = "record.json"  # of a run that ended well, beside its weights
 log = logging.getLogger("bdia")
 
 UNHASHED_PARTS = ("paths", "logger", "rerun")  # where things lie and what is logged do not change a result
@@ -90,7 +92,7 @@ def train(cfg: DictConfig, job: Job = SINGLE) -> RunRecord:
     recorded = recorded_config(cfg)
     sha = config_sha256(recorded)
     run_dir = Path(cfg.paths.runs).resolve() / cfg.name / f"{sha[:8]}_s{cfg.seed}"
-    done = run_dir / "record.json"
+    done = run_dir / RECORD
     if done.exists() and not cfg.rerun:
         record = RunRecord.from_json(done.read_text(), str(done))
         _check_same_text(cfg, record)
@@ -150,7 +152,8 @@ def _write(record: RunRecord, found: Measured, clock: float, cfg: DictConfig, ru
     record = replace(record, metrics=found.rows, signatures=found.signatures, wall_s=seconds)
     path = write_record(record, Path(cfg.paths.results))
     if record.status == "ok":
-        write_whole(run_dir / "record.json", path.read_text(encoding="utf-8"))
+        write_whole(run_dir / RECORD, path.read_text(encoding="utf-8"))
+        remove_resumable(run_dir)
     say_outcome(record, path, run_dir)
     return record
 
@@ -194,6 +197,9 @@ def _held(run_dir: Path, found: Measured) -> Iterator[None]:
 
 def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, found: Measured, job: Job) -> None:
     """Seed first, then build, fit, test; what was measured goes into `found` even if this raises."""
+    for folder in (run_dir, Path(cfg.paths.results) / cfg.name):
+        remove_leftovers(folder)
+    start = newest_whole(run_dir, finished=(run_dir / RECORD).exists())
     seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
     found.rows += [_metric(name, value) for name, value in data.facts.items()]
@@ -202,24 +208,22 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
         fresh = load_weights(task.net, Path(cfg.weights.found))
         log.info("starts from %s%s", cfg.weights.found, f" but for {', '.join(fresh)}" if fresh else "")
     data.save(run_dir)
-    OmegaConf.save(OmegaConf.create(recorded), run_dir / "config.yaml")
+    write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(recorded)))
     shown = [progress(job)] if cfg.trainer.get("enable_progress_bar", True) else []
     callbacks = [*build_callbacks(cfg, run_dir), Resume(), Began(found), *shown]
     loggers = build_loggers(cfg, run_dir, f"{run_dir.name}_{_stack_name(recorded)}", recorded)
     outcome = "failed"
     try:
-        trainer = build_trainer(cfg, callbacks, loggers, run_dir)
+        trainer = build_trainer(cfg, callbacks, loggers, run_dir, plugins=[WholeCheckpointIO()])
         if cfg.stack.get("memory_budget") is not None:
             found.rows.append(_metric("kept_blocks", _fit_to_memory(cfg, data, task, trainer)))
         if cost := gamma_cost(task.net):
             log.info("%s", cost)
-        last = run_dir / "last.ckpt"
-        if last.exists():
-            log.info("continues from %s", last)
-        trainer.fit(task, data, ckpt_path=last if last.exists() else None, weights_only=False)
-        trainer.save_checkpoint(run_dir / "final.ckpt")  # last.ckpt may be older: callbacks.checkpoint says how often
+        if start is not None:
+            log.info("continues from %s", start)
+        trainer.fit(task, data, ckpt_path=start, weights_only=True)
+        trainer.save_checkpoint(run_dir / FINAL)  # last.ckpt may be older: callbacks.checkpoint says how often
         trainer.test(task, data, verbose=False)
-        last.unlink(missing_ok=True)
         outcome = "success"
     finally:
         found.signatures |= task.signatures

@@ -133,6 +133,8 @@ def run_job(cfg: DictConfig, count: int = 1, varied: Collection[str] = ()) -> fl
         record = train(completed(cfg), job)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning exits with 0, which a launcher takes for success
+    except SystemExit as error:  # Lightning's way out of Ctrl-C
+        sys.exit(128 + signal.SIGINT if isinstance(error.__context__, KeyboardInterrupt) else error.code)
     except Exception as error:
         if own.mode == RunMode.MULTIRUN:  # the other jobs go on; at the end the first error is raised, without its job
             told = f"error: {error}" if isinstance(error, BdiaError) else traceback.format_exc()

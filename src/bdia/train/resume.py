@@ -6,6 +6,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from bdia.train.checkpoints import LAST
+
 
 class Resume(Callback):
     """Save and restore the loader's position; write a checkpoint when the job is told to end."""
@@ -28,4 +30,4 @@ class Resume(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save at the batch boundary at which Lightning raises. In validation and test the last epoch's file stays."""
         if isinstance(exception, SIGTERMException) and trainer.training:
-            trainer.save_checkpoint(Path(trainer.checkpoint_callback.dirpath) / "last.ckpt")
+            trainer.save_checkpoint(Path(trainer.checkpoint_callback.dirpath) / LAST)

@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bdia.data.files import write_whole
 from bdia.train.export.plain import PlainLoop
 
 WEIGHTS = "model.safetensors"
@@ -47,7 +48,7 @@ def write_note(source: Source, folder: Path, loading: str) -> None:
     if "mean" in source.preprocessing:
         scale = "Images of 0 to 1 are normalised by mean {mean} and standard deviation {std}, per channel."
         lines.append(scale.format(**source.preprocessing))
-    (folder / "README.md").write_text("\n".join([*lines, loading]), encoding="utf-8")
+    write_whole(folder / "README.md", "\n".join([*lines, loading]))
 
 
 def write_tokenizer(source: Source, folder: Path) -> None:
@@ -62,7 +63,7 @@ def write_tokenizer(source: Source, folder: Path) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a document as indented JSON."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def end_token(tokenizer: Any) -> int | None:

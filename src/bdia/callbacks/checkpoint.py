@@ -1,0 +1,52 @@
+"""Lightning's checkpoint callback, at moments from which a run can go on exactly."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class Checkpoint(ModelCheckpoint):
+    """Write a checkpoint where nothing of the batch in hand is outstanding.
+
+    Lightning writes at a batch's end, before the validation or the end of the epoch that follow it, and a run that goes
+    on from there leaves both out. Here such a checkpoint comes one batch later, or at the epoch's end.
+
+    Args: those of Lightning's `ModelCheckpoint`.
+    """
+
+    is_due = False  # since a batch after which there was more to do
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write if it is time, or was time before."""
+        if trainer.is_last_batch or _validation_follows(trainer, batch_idx):
+            every = self._every_n_train_steps
+            self.is_due = self.is_due or (every >= 1 and trainer.global_step % every == 0)
+        elif self.is_due:
+            self._write(trainer)
+        else:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write if it is time, or was time at the last batch."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.is_due:
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        self.is_due = False
+        if not self._should_skip_saving_checkpoint(trainer):
+            candidates = self._monitor_candidates(trainer)
+            self._save_topk_checkpoint(trainer, candidates)
+            self._save_last_checkpoint(trainer, candidates)
+
+
+def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+    """Tell whether validation follows this batch, which is not the epoch's last."""
+    every = trainer.val_check_batch
+    if not trainer.enable_validation or every is None or every == float("inf"):
+        return False
+    batches = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+    return (batches + 1) % int(every) == 0
