@@ -101,6 +101,7 @@ def start(folder: Path, aimed: Callable[[], None] | None = None) -> int:
         log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1), os.dup2(log, 2)
         os.chdir(folder)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts without it
         if aimed is not None:
             aimed()
         command(["train", *CHOICES, f"paths.runs={folder / 'runs'}", f"paths.results={folder / 'results'}"])
