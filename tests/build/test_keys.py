@@ -45,14 +45,14 @@ FILES_REFUSED = {
     "hydra/launcher=jobli": "hydra/launcher=jobli: no such file in configs/hydra/launcher; did you mean joblib?",
 }
 VALUES_REFUSED = {
-    "trainer.max_epochs=abc": "trainer.max_epochs=abc: wanted a whole number or null; set trainer.max_epochs",
-    "data.batch_size=2.5": "data.batch_size=2.5: wanted a whole number; set data.batch_size",
-    "seed=x": "seed=x: wanted a whole number; set seed",
-    "seed=true": "seed=True: wanted a whole number; set seed",
-    "data.batch_size=true": "data.batch_size=True: wanted a whole number; set data.batch_size",
-    "trainer.max_epochs=true": "trainer.max_epochs=True: wanted a whole number or null; set trainer.max_epochs",
+    "trainer.max_epochs=abc": "trainer.max_epochs=abc: wanted a whole number of at least -1 or null",
+    "data.batch_size=2.5": "data.batch_size=2.5: wanted a whole number of at least 1; set data.batch_size",
+    "seed=x": "seed=x: wanted a whole number of at least 0 and at most 4,294,967,295; set seed",
+    "seed=true": "seed=true: wanted a whole number of at least 0 and at most 4,294,967,295; set seed",
+    "data.batch_size=true": "data.batch_size=true: wanted a whole number of at least 1; set data.batch_size",
+    "trainer.max_epochs=true": "trainer.max_epochs=true: wanted a whole number of at least -1 or null",
     "rerun=3": "rerun=3: wanted true or false; set rerun",
-    "optimizer.lr=[1,2]": "optimizer.lr=[1, 2]: wanted a number; set optimizer.lr",
+    "optimizer.lr=[1,2]": "optimizer.lr=[1, 2]: wanted a number of at least 0 and at most 1000; set optimizer.lr",
     "paths=x": "paths=x: wanted the folders paths.runs and paths.results",
     "hydra.job.chdir=abc": "hydra.job.chdir=abc: Value 'abc' is not a valid bool",
     "trainer.max_epochs=1,2": "trainer.max_epochs=1,2: several values are a sweep, `bdia sweep`",
@@ -81,7 +81,7 @@ TAKEN = {
     "stack.bits=auto": lambda cfg: cfg.stack.bits == "auto",
     "stack.gamma.value=1/8": lambda cfg: cfg.stack.gamma.value == "1/8",
     "data.train_per_class=4": lambda cfg: cfg.data.train_per_class == 4,
-    "+trainer.fast_dev_run=true": lambda cfg: cfg.trainer.fast_dev_run is True,  # int | bool
+    "+trainer.limit_train_batches=0.5": lambda cfg: cfg.trainer.limit_train_batches == 0.5,  # int | float
     "optimizer.lr=1": lambda cfg: cfg.optimizer.lr == 1,
     "+callbacks.timer={_target_: lightning.pytorch.callbacks.Timer}": lambda cfg: "timer" in cfg.callbacks,
 }

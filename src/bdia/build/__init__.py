@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from bdia import BdiaError, InvalidValueError, MissingFileError
 from bdia.build.composing import CONFIGS, completed, compose
 from bdia.build.declarations import declaration
+from bdia.build.together import check_together
 from bdia.results.renamed import with_public_names
 
 if TYPE_CHECKING:
@@ -92,20 +93,11 @@ def check_run(cfg: DictConfig) -> None:
     """Refuse what can be seen to be wrong before data are read and before anything is written.
 
     Raises:
-        ValueError: several devices; data and model of two kinds; settings that the stack refuses.
+        ValueError: settings that do not go together; data and model of two kinds; what the stack refuses.
     """
-    _check_devices(cfg.trainer.devices)
+    check_together(cfg)
     _check_fit(cfg)
     _check_stack(cfg)
-
-
-def _check_devices(devices: Any) -> None:
-    count = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
-    if str(count) != "1":
-        raise InvalidValueError(
-            f"trainer.devices={devices}: a run and its record cover one device, wanted 1. Run one job per device "
-            "(hydra/launcher=joblib), or use bdia.reversible in a DDP or FSDP2 script of your own"
-        )
 
 
 def _check_stack(cfg: DictConfig) -> None:
@@ -245,7 +237,7 @@ def build_callbacks(cfg: DictConfig, checkpoints: Path) -> list[Callback]:
 
 def build_loggers(cfg: DictConfig, run_dir: Path, name: str, recorded: dict[str, Any]) -> list[Logger]:
     """Build the loggers; each is called with the run's folder, its name, its group and its config."""
-    loggers = _built(cfg.logger) or {}
+    loggers = _built(cfg.get("logger")) or {}
     return [logger(save_dir=run_dir, name=name, group=cfg.name, config=recorded) for logger in loggers.values()]
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from bdia import InvalidValueError
 from bdia.build.declarations import declaration
+from bdia.build.schema import MISSING, check_values
 
 # Parts that name a class, and the rest of what a run reads. `weights` is there in some experiments only.
 PARTS = ("data", "model", "stack", "optimizer", "scheduler", "trainer")
@@ -33,8 +35,7 @@ def check_keys(cfg: DictConfig) -> None:
     Raises:
         ValueError: names key, value and what is wanted.
     """
-    config = OmegaConf.to_container(cfg, resolve=False)
-    config.pop("hydra", None)
+    config = plain_values(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
     _check_run(config, "")
     weights = config.get("weights")
     if weights is not None:
@@ -46,14 +47,34 @@ def check_keys(cfg: DictConfig) -> None:
         _check_run(whole, "weights.pretrain.")
 
 
+def plain_values(cfg: DictConfig) -> dict[str, Any]:
+    """Return a config as plain values; an interpolation of a whole node stays, for the node is checked at its place.
+
+    Raises:
+        InvalidValueError: an interpolation does not resolve; names its key.
+    """
+    try:
+        found = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        key, said = error.full_key or "the config", str(error).partition("\n")[0]
+        raise InvalidValueError(f"{key}: {said}; set {key}") from error
+    return cast("dict[str, Any]", _without_copies(OmegaConf.to_container(cfg, resolve=False), found))
+
+
+def _without_copies(raw: Any, found: Any) -> Any:
+    if isinstance(raw, str) and isinstance(found, dict | list):
+        return raw
+    if isinstance(raw, dict):
+        return {key: _without_copies(raw[key], value) for key, value in found.items()}
+    return [_without_copies(*pair) for pair in zip(raw, found, strict=True)] if isinstance(raw, list) else found
+
+
 def _check_run(config: Mapping[str, Any], place: str) -> None:
     _check_names(config, KEYS, place)
-    for key, kind in (("seed", "int"), ("rerun", "bool"), ("name", "str")):
-        if key in config:
-            _check_type(config[key], {kind}, f"{place}{key}")
+    check_values("a run", config, place.rstrip("."))
     if "paths" in config:
-        _check_mapping(config["paths"], f"{place}paths", "the folders paths.runs and paths.results")
         _check_names(config["paths"], PATHS, f"{place}paths.")
+        check_values("paths", config["paths"], f"{place}paths")
     for key in PARTS:
         if key in config:
             _check_mapping(config[key], f"{place}{key}", f"a choice of configs/{key}")
@@ -77,9 +98,10 @@ def _check_node(node: Any, place: str) -> None:
         if not read.takes_any:
             known = [name for name in read.parameters if name not in SUPPLIED.get(place, ())]
             _check_names(node, (*_HYDRAS, *known), f"{place}.", target)
-        for key, value in node.items():
-            if key in read.parameters:
-                _check_type(value, read.parameters[key].types, f"{place}.{key}")
+        if not check_values(target, node, place):  # a class of the user's, or a library's
+            for key, value in node.items():
+                if key in read.parameters:
+                    _check_type(value, read.parameters[key].types, f"{place}.{key}")
     for key, value in node.items():
         _check_node(value, f"{place}.{key}")
 
@@ -108,9 +130,9 @@ def _check_mapping(value: Any, key: str, wanted: str) -> None:
 def _check_type(value: Any, types: Collection[str], key: str) -> None:
     """Refuse a value of another type.
 
-    Interpolations and parameters without simple types are not checked.
+    Parameters without simple types are not checked.
     """
-    if not types or (isinstance(value, str) and "${" in value) or value is None:
+    if not types or value is None or value == MISSING:
         return
     allowed = {"bool"} & {*types} if isinstance(value, bool) else types  # to Python, True is an int too
     if not any(isinstance(value, _CLASS[name]) for name in allowed):

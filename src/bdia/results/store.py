@@ -7,7 +7,18 @@ from bdia.data.files import write_whole
 from bdia.results.record import RecordError, RunRecord
 
 # Folders beside the experiments that hold other things.
-NOT_EXPERIMENTS = ("tables", "claims", "bench", "finetune_gamma", "gpu", "depth", "plans", "reconstruction", "kills")
+NOT_EXPERIMENTS = (
+    "tables",
+    "claims",
+    "bench",
+    "finetune_gamma",
+    "gpu",
+    "depth",
+    "plans",
+    "reconstruction",
+    "kills",
+    "settings",
+)
 
 
 def record_path(record: RunRecord, root: Path | str) -> Path:

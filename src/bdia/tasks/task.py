@@ -22,7 +22,8 @@ class Task(LightningModule):
     Args:
         net: the model.
         optimizer: called with the parameters.
-        scheduler: called with (optimizer, total_steps=...); stepped once per optimizer step.
+        scheduler: called with (optimizer, total_steps=...); stepped once per optimizer step. total_steps is infinity
+            where the end is not known.
         seed: seeds torch before every batch together with the batch's number, so that dropout and gamma of batch n do
             not depend on what ran before: an interrupted and resumed training repeats the uninterrupted one bit by bit.
     """
@@ -55,7 +56,7 @@ class Task(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimizer over trainable parameters and its per-step schedule."""
         optimizer = self.optimizer([p for p in self.net.parameters() if p.requires_grad])
-        scheduler = self.scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        scheduler = self.scheduler(optimizer, total_steps=self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

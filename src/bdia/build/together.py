@@ -1,0 +1,112 @@
+"""What settings of several nodes say together: refused before data are read and before anything is written."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from bdia import InvalidValueError, UnsupportedError
+from bdia.build.keys import PARTS, plain_values
+from bdia.build.schema import shown
+
+NEEDED = {  # callbacks without which a run leaves nothing
+    "history": "a record holds what it gathers",
+    "checkpoint": "an interrupted run goes on from what it writes; callbacks.checkpoint.every_n_epochs says how often",
+}
+
+
+def check_together(cfg: DictConfig) -> None:
+    """Refuse settings that do not go together.
+
+    Raises:
+        InvalidValueError: names the keys, their values and what was wanted.
+        UnsupportedError: the machine lacks what was asked for.
+    """
+    config = plain_values(cfg)
+    for part in (*PARTS, "paths", "seed", "name", "callbacks"):
+        if config.get(part) is None:
+            raise InvalidValueError(f"{part} is missing: a run needs it; leave ~{part} or {part}=null out")
+    for name, why in NEEDED.items():
+        if not config["callbacks"].get(name):
+            raise InvalidValueError(f"callbacks.{name} is missing: {why}; leave ~callbacks.{name} out")
+    _check_length(config)
+    _check_devices(config["trainer"])
+    _check_machine(config)
+    _check_model(config)
+
+
+def _check_length(config: Mapping[str, Any]) -> None:
+    """A training ends, and a schedule that needs its length knows it."""
+    trainer, scheduler = config["trainer"], str(config["scheduler"].get("_target_"))
+    epochs, steps, time = trainer.get("max_epochs"), trainer.get("max_steps", -1), trainer.get("max_time")
+    if epochs == 0:
+        raise InvalidValueError(
+            "trainer.max_epochs=0: nothing would be trained; wanted at least 1; set trainer.max_epochs"
+        )
+    if epochs in (None, -1) and steps == -1:
+        stops = any("EarlyStopping" in str(node.get("_target_")) for node in config["callbacks"].values() if node)
+        if scheduler == "bdia.optim.cosine":
+            raise InvalidValueError(
+                f"trainer.max_epochs={shown(epochs)} with scheduler=cosine: it falls to zero at the training's end, "
+                "which is not known; set trainer.max_epochs or trainer.max_steps, or scheduler=constant"
+            )
+        if not (time or stops):
+            raise InvalidValueError(
+                f"trainer.max_epochs={shown(epochs)}: the training would not end; set trainer.max_epochs, "
+                "trainer.max_steps, trainer.max_time or a callback that stops it"
+            )
+    least, most = trainer.get("min_epochs"), epochs
+    if least and most and 0 < most < least:
+        raise InvalidValueError(f"trainer.min_epochs={least}: wanted at most trainer.max_epochs={most}")
+
+
+def _check_devices(trainer: Mapping[str, Any]) -> None:
+    devices = trainer.get("devices", 1)
+    count = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
+    if str(count) != "1":
+        raise InvalidValueError(
+            f"trainer.devices={devices}: a run and its record cover one device, wanted 1. Run one job per device "
+            "(hydra/launcher=joblib), or use bdia.reversible in a DDP or FSDP2 script of your own"
+        )
+
+
+def _check_machine(config: Mapping[str, Any]) -> None:
+    """A GPU that is asked for is there, and float16 has one."""
+    import torch  # here: composing needs none
+
+    trainer = config["trainer"]
+    asked, precision, has_gpu = trainer.get("accelerator", "auto"), trainer.get("precision"), torch.cuda.is_available()
+    if asked in ("gpu", "cuda") and not has_gpu:
+        raise UnsupportedError(
+            f"trainer.accelerator={asked}: this machine has no CUDA GPU; set trainer.accelerator=cpu"
+        )
+    if precision == "16-mixed" and (asked == "cpu" or not has_gpu):
+        raise UnsupportedError(
+            "trainer.precision=16-mixed: float16 needs a CUDA GPU; set trainer.precision=bf16-mixed or 32-true"
+        )
+    clips, fused = trainer.get("gradient_clip_val"), config["optimizer"].get("fused")
+    if precision == "16-mixed" and clips and fused:
+        raise InvalidValueError(
+            f"trainer.gradient_clip_val={clips} with optimizer.fused=true and trainer.precision=16-mixed: a fused step "
+            "unscales gradients itself, after clipping; set optimizer.fused=false or trainer.precision=bf16-mixed"
+        )
+
+
+def _check_model(config: Mapping[str, Any]) -> None:
+    """Sizes of the model fit each other, and the data."""
+    net, data = config["model"].get("net") or {}, config["data"]
+    size, patch = net.get("img_size"), net.get("patch_size")
+    if size is not None and patch is not None and size % patch:
+        raise InvalidValueError(f"model.net.patch_size={patch}: wanted a divisor of model.net.img_size={size}")
+    ours = data.get("_target_") in ("bdia.data.CifarDataModule", "bdia.data.DigitsDataModule")
+    if ours and size is not None and size != 32:
+        raise InvalidValueError(f"model.net.img_size={size}: the images of data are 32 x 32; set model.net.img_size=32")
+    width, heads = net.get("width"), net.get("heads")
+    per_head = "head_dim" in net and "timm" not in str((net.get("attention") or {}).get("_target_"))
+    if width and heads and not per_head and width % heads:
+        raise InvalidValueError(f"model.net.heads={heads}: wanted a divisor of model.net.width={width}")
+    context, positions = data.get("context"), net.get("positions")
+    if context and positions and context > positions:
+        raise InvalidValueError(
+            f"data.context={context}: wanted at most model.net.positions={positions}, the longest the model sees"
+        )
