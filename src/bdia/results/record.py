@@ -11,7 +11,7 @@ from bdia.results.renamed import with_public_names
 from bdia.reversible.engine.memory_errors import out_of_memory
 
 SCHEMA = 1
-STATUSES = ("ok", "failed", "oom", "interrupted")
+STATUSES = ("ok", "failed", "oom", "interrupted", "diverged")
 SPLITS = ("train", "val", "test", None)
 
 # Every metric has one unit. A new measurement adds its line here.

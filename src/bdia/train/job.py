@@ -30,13 +30,14 @@ from bdia.build import (
     check_run,
     close_loggers,
 )
-from bdia.callbacks import MeasuringCallback
+from bdia.callbacks import DivergedError, Divergence, MeasuringCallback
 from bdia.data.files import remove_leftovers, write_whole
 from bdia.data.module import DataModule
 from bdia.profiling.device import describe_device
 from bdia.results.identity import config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RunRecord, describe, status_of
 from bdia.results.store import write_record
+from bdia.reversible import GridOverflowError
 from bdia.tasks import Task
 from bdia.train.checkpoints import FINAL, WholeCheckpointIO, newest_whole, remove_resumable
 from bdia.train.progress import SINGLE, Job, gamma_cost, progress, say_outcome
@@ -85,7 +86,7 @@ def train(cfg: DictConfig, job: Job = SINGLE) -> RunRecord:
     Raises:
         BdiaError: the config, the data or the machine do not allow the run. Before the first batch it leaves nothing
         behind.
-        Whatever the run raised, after a record with status "failed", "oom" or "interrupted" was written.
+        Whatever the run raised, after a record with status "failed", "oom", "interrupted" or "diverged" was written.
     """
     check_run(cfg)
     cfg = find_weights(cfg, lambda first: train_once(first, recorded_config(first), train))
@@ -105,21 +106,26 @@ def train(cfg: DictConfig, job: Job = SINGLE) -> RunRecord:
 
 @dataclass
 class Measured:
-    """Measurements so far. They are kept even if the run fails. `trained` is true from the first batch on."""
+    """Measurements so far. They are kept even if the run fails.
+
+    `trained` is true from the first batch on, `stepped` from the second.
+    """
 
     rows: list[Metric] = field(default_factory=list)
     signatures: dict[str, str] = field(default_factory=dict)
     trained: bool = False
+    stepped: bool = False
 
 
 class Began(Callback):
-    """Note the first batch: what goes wrong from there on is a result, and gets a record."""
+    """Note the first batch: what goes wrong from there on is a result, and gets a record. Note the first step too."""
 
     def __init__(self, found: Measured) -> None:
         self.found = found
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note it."""
+        self.found.stepped = self.found.trained
         self.found.trained = True
 
 
@@ -138,12 +144,21 @@ def _run_and_record(
         traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; the model must not stay with it
         if isinstance(error, BdiaError) and not found.trained:
             raise
-        record = replace(record, status=status_of(error), error=describe(error))
+        status = "diverged" if _has_diverged(error, found) else status_of(error)
+        record = replace(record, status=status, error=describe(error))
         _write(record, found, clock, cfg, run_dir)
         raise
     finally:
         free_memory()
     return _write(record, found, clock, cfg, run_dir)
+
+
+def _has_diverged(error: BaseException, found: Measured) -> bool:
+    """Tell whether training ended because its numbers grew without bound: a loss, or a stream that left the grid.
+
+    In the first batch a stream leaves a grid that is too fine for the model: that is a failure, not divergence.
+    """
+    return isinstance(error, DivergedError) or (isinstance(error, GridOverflowError) and found.stepped)
 
 
 def _write(record: RunRecord, found: Measured, clock: float, cfg: DictConfig, run_dir: Path) -> RunRecord:
@@ -210,7 +225,7 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
     data.save(run_dir)
     write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(recorded)))
     shown = [progress(job)] if cfg.trainer.get("enable_progress_bar", True) else []
-    callbacks = [*build_callbacks(cfg, run_dir), Resume(), Began(found), *shown]
+    callbacks = [*build_callbacks(cfg, run_dir), Divergence(), Resume(), Began(found), *shown]
     loggers = build_loggers(cfg, run_dir, f"{run_dir.name}_{_stack_name(recorded)}", recorded)
     outcome = "failed"
     try:

@@ -157,7 +157,8 @@ def _test_results(record: RunRecord) -> str:
 
 def say_outcome(record: RunRecord, path: Path, run_dir: Path) -> None:
     """Print what came out of a run and where it lies."""
-    say(_test_results(record) or record.status + (": the same command continues" * (record.status == "interrupted")))
+    ends = {"interrupted": ": the same command continues", "diverged": f": {record.error}"}
+    say(_test_results(record) or record.status + ends.get(record.status, ""))
     peak = record.final("peak_allocated")
     say(f"{'' if peak is None else f'peak memory {peak:,.1f} MiB, '}time {duration(record.wall_s)}")
     say(f"record: {shown_path(path.resolve())}")

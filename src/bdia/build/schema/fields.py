@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Required, get_args, get_origin
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 Kind = Any  # an annotation: a type with what pydantic checks of it
 MANY = 10**7  # more batches, blocks, tokens or epochs than anyone means
@@ -66,10 +66,20 @@ def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _names_a_class(node: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(node.get("_target_"), str):
+        raise ValueError
+    return node
+
+
 TEXT = Annotated[str, Field(strict=True, description="a text")]
 FILLED = Annotated[str, Field(strict=True, min_length=1, description="a text that is not empty")]
 FLAG = Annotated[bool, Field(strict=True, description="true or false")]
-NODE = Annotated[dict[str, Any], Field(strict=True, description="a node with a _target_, a choice of its group")]
+NODE = Annotated[
+    dict[str, Any],
+    Field(strict=True, description="a node with a _target_, such as a choice of its group"),
+    AfterValidator(_names_a_class),
+]
 SHARE = number(0, 1, below=True)
 SIZE = whole(1)
 SEED = whole(0, 2**63 - 1)
