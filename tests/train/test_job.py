@@ -28,7 +28,6 @@ from bdia.reversible import GridOverflowError
 from bdia.tasks import ImageClassification
 from bdia.train.job import Measured, train
 from bdia.train.launch import run_job
-from bdia.train.loggers import _has_key
 from helpers.training_helpers import (
     TINY,
     At,
@@ -375,16 +374,6 @@ def test_a_failing_run_closes_its_wandb_run(tiny, add_callbacks, no_key):
     with pytest.raises(RuntimeError):
         train(tiny("logger=default"))
     assert wandb.run is None
-
-
-def test_a_wandb_key_is_found_in_the_environment_or_in_netrc(no_key, monkeypatch, tmp_path):
-    assert not _has_key()
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
-    assert _has_key()
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    assert not _has_key()
-    monkeypatch.setenv("WANDB_API_KEY", "secret")
-    assert _has_key()
 
 
 @pytest.mark.parametrize("every", [2, 5], ids=["not a divisor of max_epochs", "never before the end"])

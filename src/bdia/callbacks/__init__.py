@@ -1,4 +1,4 @@
-"""Callbacks that measure and never alter training; the one that writes checkpoints, the one that ends a bad training."""
+"""Callbacks that measure and never alter training; one that writes checkpoints, one that ends a bad training."""
 
 from bdia.callbacks.checkpoint import Checkpoint
 from bdia.callbacks.divergence import DivergedError, Divergence

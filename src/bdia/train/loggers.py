@@ -2,17 +2,23 @@
 
 import csv
 import io
-import netrc
+import logging
 import os
+import re
+import secrets
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 from bdia.data.files import write_whole
+from bdia.train.wandb_mode import choose_mode
+
+log = logging.getLogger("bdia")
+
+SECONDS_OF_START, SECONDS_OF_END = 15, 60  # the longest that W&B may hold a run up
 
 
 class WholeCsv(ExperimentWriter):
@@ -55,26 +61,47 @@ def csv_logger(save_dir: Path, name: str, group: str, config: dict[str, Any]) ->
 
 
 def wandb_logger(save_dir: Path, name: str, group: str, config: dict[str, Any], project: str = "bdia") -> WandbLogger:
-    """Log to Weights & Biases: one run per job, grouped by experiment; offline unless an API key is there.
+    """Log to Weights & Biases: one run per job however often it is interrupted, grouped by experiment.
 
-    An offline run lies in <save_dir>/wandb and is sent later with `wandb sync`.
+    Online where a key is there and the server takes it; else offline, with a warning where online was asked for. An
+    offline run lies in <save_dir>/wandb and is sent later with `wandb sync`. Training never waits long for W&B.
     """
     import wandb as client
 
     for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         os.environ.setdefault(variable, str(save_dir / "wandb"))
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-    settings = client.Settings(silent=True, console="off", mode=mode)
-    client.setup(settings)  # now, or it warns of an argument that Lightning passes
-    return WandbLogger(save_dir=save_dir, name=name, group=group, config=config, project=project, settings=settings)
+    mode, reason = choose_mode()
+    arguments = {"dir": save_dir, "name": name, "group": group, "config": config, "project": project}
+    arguments["id"] = wandb_id(save_dir)
+    for tried in dict.fromkeys([mode, "offline"]):
+        try:
+            run = _started(client, tried, arguments)
+            break
+        except (client.Error, OSError) as error:
+            reason = f"W&B can't start ({' '.join(str(error).split())[:200]})"
+            client.teardown()
+    else:
+        run = _started(client, "disabled", arguments)
+    if reason:
+        log.warning("%s: this run is logged offline; send it later with `wandb sync %s`", reason, save_dir / "wandb")
+    return WandbLogger(experiment=run)
 
 
-def _has_key() -> bool:
-    """Tell whether `wandb login` or WANDB_API_KEY left a key; asks nobody."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc.netrc(os.environ.get("NETRC", Path.home() / ".netrc")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+def _started(client: Any, mode: str, arguments: dict[str, Any]) -> Any:
+    resume = {"resume": "allow"} if mode in ("online", "shared") else {}
+    settings = client.Settings(
+        silent=True, console="off", mode=mode, init_timeout=SECONDS_OF_START, finish_timeout=SECONDS_OF_END,
+        finish_timeout_raises=False,
+    )  # fmt: skip
+    client.setup(settings)
+    return client.init(**arguments, **resume, settings=settings)
+
+
+def wandb_id(save_dir: Path) -> str:
+    """Return the id of a run's W&B run: noted in its folder, so that a resumed run is the same; new after its end."""
+    note = save_dir / "wandb_id"
+    if note.is_file() and not (save_dir / "record.json").exists():
+        return note.read_text(encoding="utf-8").strip()
+    found = f"{re.sub('[^A-Za-z0-9_-]', '-', save_dir.name)[:40]}-{secrets.token_hex(4)}"
+    write_whole(note, found)
+    return found
