@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 # `docs` is also the name of a folder.
-.PHONY: help setup demo test test-slow lint bench report docs clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
+.PHONY: help setup demo test test-slow lint audit bench report docs clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -37,10 +37,14 @@ test: setup ## the fast tests (under 8 minutes on 2 cores)
 test-slow: setup ## all tests: the slow ones, and those for a GPU where there is one
 	$(PYTEST)
 
-lint: setup ## ruff: errors, imports, docstrings, format; mypy: types, strictly in bdia.reversible (half a minute)
+lint: setup ## ruff: errors, imports, docstrings, format; mypy: types, strictly in bdia.reversible; bandit (half a minute)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet -c pyproject.toml -r src scripts
+
+audit: setup ## known holes of the pinned packages; says so where the advisories cannot be reached
+	$(BIN)/python scripts/audit.py
 
 bench: setup ## step time, throughput, memory of every stack, depth and model (80 minutes on 2 cores; QUICK=1: three)
 	$(BIN)/bdia bench quick=$(if $(filter-out 0 no,$(QUICK)),true,false)

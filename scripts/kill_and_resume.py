@@ -54,7 +54,7 @@ class Arguments:
 
     kills: int = 200
     seed: int = 0
-    runs: str = "/dev/shm"  # a file system of its own
+    runs: str = "/dev/shm"  # nosec B108 # a file system of its own, a new folder in it
     out: str = "results/kills"
 
 

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "results": {"data", "reversible"},  # three modules of them: see below
     "models": {"reversible"},
     "tasks": {"data", "models", "optim", "reversible"},
-    "build": {"data", "results", "reversible", "tasks"},
+    "build": {"data", "models", "results", "reversible", "tasks"},
     "profiling": {"build", "data", "reversible", "tasks"},
     "callbacks": {"profiling"},
     "train": {"build", "callbacks", "data", "models", "profiling", "results", "reversible", "tasks"},

@@ -14,14 +14,17 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from bdia import BdiaError, InvalidValueError, MissingFileError
 from bdia.build.composing import CONFIGS, completed, compose
 from bdia.build.declarations import declaration
 from bdia.build.together import check_together
+from bdia.build.trusted import check_trusted
 from bdia.results.renamed import with_public_names
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ __all__ = [
 
 # Errors that mean a bug, not a refused argument.
 ACCIDENTS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError)
+LARGEST_CONFIG = 2**20  # bytes; one of a run has a few thousand
 UNKNOWN_DEPTH = 256  # blocks to try a stack on, where the model's number is in no key
 
 # What Lightning says of normal runs here: a run's folder holds its config and checkpoint, short epochs are meant.
@@ -181,8 +185,28 @@ def load_run(checkpoint: Path) -> Task:
 
 
 def _saved_config(path: Path) -> DictConfig:
-    """Read the config beside a checkpoint, in today's names."""
-    return OmegaConf.create(with_public_names(OmegaConf.to_container(OmegaConf.load(path), resolve=False)))
+    """Read the config beside a checkpoint, in today's names.
+
+    Raises:
+        InvalidValueError: it cannot be read, or names what a saved config may not.
+    """
+    try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise InvalidValueError(f"{path}: {path.stat().st_size} bytes, more than any config of a run")
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise InvalidValueError(
+                f"{path}: a saved config has no aliases, which can grow without bound; it was changed"
+            )
+        found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError, OSError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InvalidValueError(f"{path} cannot be read as a config: {said}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
+        raise InvalidValueError(f"{path}: wanted the config of a run, with a model")
+    config = with_public_names(found)
+    check_trusted(config, str(path))
+    return OmegaConf.create(config)
 
 
 def load_task(
@@ -197,14 +221,14 @@ def load_task(
     Raises:
         ValueError: the file is no checkpoint, or one of another model or tokenizer.
     """
-    import torch
+    from bdia.models.gpt2_weights import read_weights  # here: it imports torch
 
     task = build_task(cfg, net_arguments, task_arguments)
     try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        stored = read_weights(checkpoint, "checkpoint")
         task.on_load_checkpoint(stored)
         task.load_state_dict(stored["state_dict"])
-    except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
+    except (RuntimeError, UnpicklingError, EOFError, KeyError, AttributeError, TypeError) as error:
         raise InvalidValueError(f"checkpoint={checkpoint} does not hold this model's weights: {error}") from error
     return task.eval()
 

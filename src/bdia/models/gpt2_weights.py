@@ -1,6 +1,8 @@
 """GPT-2 weights between Hugging Face's layout and the names and shapes of `bdia.models.gpt2.Gpt2`, both ways."""
 
 import re
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -28,7 +30,8 @@ _IN_BLOCK = {
     "mlp.c_proj": "mlp.fc2",
 }
 _BLOCK = re.compile(r"h\.(\d+)\.(ln_1|ln_2|attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.(weight|bias)")
-_NOT_WEIGHTS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|lm_head\.weight")  # masks; the tied output layer
+_NOT_WEIGHTS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # masks
+_HEAD, _EMBEDDING = "lm_head.weight", "wte.weight"  # tied: one matrix
 
 
 def load_gpt2_weights(net: nn.Module, path: Path) -> None:
@@ -42,6 +45,12 @@ def load_gpt2_weights(net: nn.Module, path: Path) -> None:
     """
     state = {name.removeprefix("transformer."): tensor for name, tensor in read_weights(path).items()}
     own, found = net.state_dict(), {}
+    head, embedding = state.pop(_HEAD, None), state.get(_EMBEDDING)
+    if head is not None and (embedding is None or head.shape != embedding.shape or not torch.equal(head, embedding)):
+        raise InvalidValueError(
+            f"{path.name}: {_HEAD} is not {_EMBEDDING}, and this model has one matrix for both: set model.net.weights "
+            "to a model with tied embeddings"
+        )
     for name, tensor in state.items():
         if _NOT_WEIGHTS.fullmatch(name):
             continue
@@ -127,16 +136,40 @@ def read_weights(path: Path, key: str = "model.net.weights") -> dict[str, Any]:
         path: ends in .safetensors, or a file of `torch.save`; or a folder of model.safetensors or pytorch_model.bin.
         key: config key of the path, for errors.
     Raises:
-        FileNotFoundError: no such file. ValueError: it cannot be read.
+        FileNotFoundError: no such file. ValueError: it cannot be read; a weight is no floating-point number, or not
+        finite.
     """
     places = [path / "model.safetensors", path / "pytorch_model.bin"] if path.is_dir() else [path]
     for place in places:
         if place.is_file():
             safe = place.suffix == ".safetensors"
             try:
-                return load_file(place) if safe else torch.load(place, map_location="cpu", weights_only=True)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of a pickle that it refuses a line later
+                    found = load_file(place) if safe else torch.load(place, map_location="cpu", weights_only=True)
+                if not isinstance(found, dict):
+                    raise UnpicklingError(f"it holds a {type(found).__name__}")
+                check_values(found.get("state_dict", found), place, key)
+                return found
             except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
                 raise InvalidValueError(
                     f"{place} cannot be read as weights ({type(error).__name__}): set {key} to a whole file"
                 ) from error
     raise MissingFileError(f"{key}={path}: wanted model.safetensors or pytorch_model.bin in Hugging Face's layout")
+
+
+def check_values(state: Mapping[str, Any], path: Path, key: str) -> None:
+    """Refuse weights that nobody trained: whole numbers in the place of weights, NaN, infinity.
+
+    Whole numbers of other than two dimensions may be a model's counts and masks.
+    """
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            continue
+        if tensor.is_complex() or (not tensor.is_floating_point() and tensor.dim() == 2):
+            raise InvalidValueError(f"{path}: {name} is {tensor.dtype}, wanted floating-point weights; set {key}")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InvalidValueError(
+                f"{path}: {name} has {bad} values that are NaN or infinite; set {key} to whole weights"
+            )

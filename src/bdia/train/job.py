@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from bdia import BdiaError, InvalidValueError, UnsupportedError
@@ -236,7 +237,10 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
             log.info("%s", cost)
         if start is not None:
             log.info("continues from %s", start)
-        trainer.fit(task, data, ckpt_path=start, weights_only=True)
+        try:
+            trainer.fit(task, data, ckpt_path=start, weights_only=True)
+        except MisconfigurationException as error:  # what only Lightning can tell, when it has seen the data
+            raise InvalidValueError(f"trainer: Lightning refuses it: {' '.join(str(error).split())}") from error
         trainer.save_checkpoint(run_dir / FINAL)  # last.ckpt may be older: callbacks.checkpoint says how often
         trainer.test(task, data, verbose=False)
         outcome = "success"

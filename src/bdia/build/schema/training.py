@@ -1,5 +1,7 @@
 """Config groups `optimizer`, `scheduler`, `trainer`, `callbacks` and `logger`."""
 
+from typing import Required
+
 from typing_extensions import TypedDict
 
 from bdia.build.schema.fields import FILLED, FLAG, MANY, SHARE, SIZE, either, list_of, maybe, number, one_of, whole
@@ -46,11 +48,11 @@ class Nothing(TypedDict, total=False):
 class Trainer(TypedDict, total=False):
     """Lightning's Trainer. What this framework would ignore, or what breaks exactness or records, has one value."""
 
-    accelerator: one_of("auto", "cpu", "gpu", "cuda")
+    accelerator: Required[one_of("auto", "cpu", "gpu", "cuda")]
     strategy: one_of("auto")
     devices: either(SIZE, FILLED, list_of(whole(0), 1))  # how many is checked in `check_run`
     num_nodes: one_of(1)
-    precision: one_of("32-true", "32", 32, "bf16-mixed", "16-mixed")
+    precision: Required[one_of("32-true", "32", 32, "bf16-mixed", "16-mixed")]
     fast_dev_run: one_of(False)  # it writes no checkpoint; limit_train_batches is the way
     max_epochs: maybe(whole(-1))
     min_epochs: maybe(SIZE)
