@@ -114,7 +114,7 @@ def missing(path):
         (["batch_size=0"], "un", None, r"batch_size=0: wanted at least 1"),
         (["device=abacus"], "un", None, r"device=abacus: wanted cpu, or cuda"),
         (["batch_size=2"], "a\nb\nc\n" + "x" * 70, None, r"line 4 has 71 tokens, wanted at most 64: split it"),
-        ([], b"\xff\xfe", None, r"can't decode byte 0xff"),
+        ([], b"\xff\xfe", None, r"is UTF-16, wanted UTF-8"),
         ([], "un", missing, r"checkpoint=runs/x/final\.ckpt: not found; wanted a file"),
         ([], "un", language_model, r"final\.ckpt is of LanguageModeling, wanted Translation: set checkpoint"),
     ],

@@ -38,10 +38,10 @@ def test_what_is_missing_is_named_with_the_places_what_belongs_there_and_the_key
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.gz"])
-def test_text_keeps_its_line_ends_and_loses_a_byte_order_mark(tmp_path, name):
+def test_text_loses_a_byte_order_mark_and_every_line_ends_alike(tmp_path, name):
     data = "\ufeffdéjà\r\nvu\u2028\n".encode()
     write_whole(tmp_path / name, [gzip.compress(data, mtime=0) if name == "a.gz" else data])
-    assert read_text(tmp_path / name, "mend it") == "déjà\r\nvu\u2028\n"
+    assert read_text(tmp_path / name, "mend it") == "déjà\nvu\u2028\n"
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_the_content_is_on_the_disk_before_the_file_gets_its_name(tmp_path, monk
     monkeypatch.setattr(os, "fsync", lambda number: (told.append(("fsync", os.fstat(number).st_size)), fsync(number)))
     monkeypatch.setattr(os, "replace", lambda *paths: (told.append("replace"), replace(*paths)))
     write_whole(tmp_path / "a", [b"ab", b"c"])
-    assert told == [("fsync", 3), "replace"]
+    assert told[:2] == [("fsync", 3), "replace"] and len(told) == 3  # then the folder

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from bdia import InvalidValueError
 from bdia.cli.arguments import MISSING, open_run, read_arguments
@@ -66,6 +66,19 @@ def translate_lines(task: Translation, lines: Iterable[str], arguments: Argument
         number += len(batch)
 
 
+def input_lines(stream: BinaryIO) -> Iterator[str]:
+    """Yield lines as they come, read as a file's are (`bdia.data.files.decoded`).
+
+    Raises:
+        DataCorruptError: not UTF-8, or a zero byte; names the line.
+    """
+    from bdia.data.files import decoded
+
+    for number, line in enumerate(stream, 1):
+        text = decoded(line, f"standard input, from line {number} on,", "mend it")
+        yield from text.removesuffix("\n").split("\n") if number == 1 and not line.endswith(b"\n") else [text]
+
+
 def run(argv: Sequence[str]) -> None:
     """Translate standard input to standard output."""
     arguments = read_arguments(Arguments(), argv)
@@ -75,10 +88,6 @@ def run(argv: Sequence[str]) -> None:
 
     hint = "a translation run's; `bdia generate` reads a language model's"
     task = open_run(arguments.checkpoint, Translation, arguments.device, hint)
-    sys.stdin.reconfigure(encoding="utf-8", newline="\n")  # only \n ends a line, as for wc and paste
     sys.stdout.reconfigure(encoding="utf-8")
-    try:
-        for line in translate_lines(task, sys.stdin, arguments):
-            print(line, flush=True)
-    except UnicodeDecodeError as error:
-        raise InvalidValueError(f"standard input is not UTF-8: {error}") from error
+    for line in translate_lines(task, input_lines(sys.stdin.buffer), arguments):
+        print(line, flush=True)

@@ -1,5 +1,6 @@
 """Files: where data are looked for, how text is read, how any file is written whole or not at all."""
 
+import codecs
 import contextlib
 import gzip
 import os
@@ -15,6 +16,8 @@ from bdia.data.errors import DataCorruptError, DataNotFoundError
 if TYPE_CHECKING:
     import numpy as np
 
+BYTE_ORDER_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16"}
+BYTE_ORDER_MARKS |= {codecs.BOM_UTF16_BE: "UTF-16"}
 LEFTOVER = ".unfinished-"  # how the name of a temporary file begins
 
 
@@ -39,20 +42,44 @@ def find(path: str | Path, data_dir: Path, wanted: str, key: str, embedded: str,
 
 
 def read_text(path: Path, hint: str) -> str:
-    """Read UTF-8, plain or `.gz`; a byte order mark is left out, line ends stay as they are.
+    """Read UTF-8, plain or `.gz`, see `decoded`.
 
     Args:
         hint: what to do about a damaged file, the end of the error.
     Raises:
-        DataCorruptError: unreadable or not UTF-8; names the file.
+        DataCorruptError: unreadable or not UTF-8; names the file, the line and the byte.
     """
     try:
         data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataCorruptError(f"{path} is not UTF-8 ({error}): {hint}") from error
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        return decoded(data, str(path), hint)
     except (OSError, EOFError, zlib.error) as error:  # a damaged .gz raises any of the three
         raise DataCorruptError(f"{path} cannot be read ({error}): {hint}") from error
+
+
+def decoded(data: bytes, name: str, hint: str) -> str:
+    """Return UTF-8 as text: without a byte order mark, every line ended by a line feed.
+
+    Lines end at CR LF, or at CR where no line feed is there, as in old files of the Mac; a CR in a line stays.
+
+    Raises:
+        DataCorruptError: another encoding, or a zero byte; names the line and the byte.
+    """
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            raise DataCorruptError(f"{name} is {encoding}, wanted UTF-8: save it as UTF-8, or {hint}")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+        raise DataCorruptError(
+            f"{name} is not UTF-8: line {line} has the byte 0x{byte:02x} ({error.reason}): {hint}"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataCorruptError(f"{name} is no text: line {line} has a zero byte: {hint}")
+    text = text.replace("\r\n", "\n")
+    return text if "\n" in text else text.replace("\r", "\n")
 
 
 @contextlib.contextmanager

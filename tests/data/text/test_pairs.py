@@ -231,5 +231,9 @@ def test_multi30k_has_its_official_sizes(test, count):
 @needs_shared
 def test_tatoeba_is_split_without_leakage_into_the_shares_that_are_set():
     parts = TabSeparated("tatoeba_small/eng-fra_5000.txt").load(SHARED)
-    assert {split: len(part) for split, part in parts.items()} == {"train": 4500, "val": 250, "test": 250}
+    assert {split: len(part) for split, part in parts.items()} == {
+        "train": 4462,
+        "val": 247,
+        "test": 247,
+    }  # 44 differ in case or spaces alone
     assert_no_sentence_is_in_two_splits(parts)

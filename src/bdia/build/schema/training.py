@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 from bdia.build.schema.fields import FILLED, FLAG, MANY, SHARE, SIZE, either, list_of, maybe, number, one_of, whole
 
 RATE, BETAS = number(0, 1e3), list_of(SHARE, 2, 2)
-BATCHES = maybe(either(whole(0), number(0, 1)))  # how many, or a share of all
+BATCHES = maybe(either(whole(0), one_of(1.0)))  # a share can be less than one batch, which would show at the very end
 SOME_BATCHES = maybe(either(SIZE, number(0, 1, above=True)))
 TIME = maybe(FILLED)  # "00:02:00:00": days, hours, minutes, seconds
 

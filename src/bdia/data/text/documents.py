@@ -14,8 +14,11 @@ import numpy as np
 from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError, DataNotFoundError
 from bdia.data.files import find, read_text
+from bdia.data.text.normal import is_blank, normal
 from bdia.data.text.tokenizer import END_OF_DOCUMENT
 
+BLANK_LINE, LINE_END, WORD, ANYWHERE = r"(?<=\n\n)(?!\n)|(?<=\n)(?=[^\S\n]+\n)", r"(?<=\n)", r"(?<=\s)(?=\S)", ""
+FEWEST, SHORTEST = 12, 100  # sections of a text, of which a tenth is some; characters of one
 Document = str | np.ndarray
 
 
@@ -54,7 +57,8 @@ class TextFiles:
     """UTF-8 text files, plain or .gz. A document ends at a line that is `separator`; line ends become \\n.
 
     A file that holds one document only is cut into contiguous sections of at least `section` characters, each up to
-    a blank line, so that there is something to split; None leaves it whole.
+    a blank line, so that there is something to split; None leaves it whole. Where no blank line comes for twice as
+    long, the cut is at a line's end, else between two words, else anywhere. A short text gets shorter sections.
 
     Args:
         paths: one path or several; a relative one is looked for in `data_dir`, in `data_dir`/text and as given.
@@ -84,10 +88,10 @@ class TextFiles:
         return [text for path in paths for text in self._read(path)]
 
     def _read(self, path: Path) -> list[str]:
-        text = read_text(path, "mend it or set data.source.paths").replace("\r\n", "\n")
+        text = read_text(path, "mend it or set data.source.paths")
         pieces = re.split(rf"^{re.escape(self.separator)}$", text, flags=re.MULTILINE)
         texts = [piece.removeprefix("\n").removesuffix("\n") for piece in pieces]
-        texts = [text for text in texts if text.strip()]
+        texts = [text for text in texts if not is_blank(text)]
         if not texts:
             raise DataCorruptError(f"{path} holds no text: put some there or change data.source.paths")
         return _sections(texts[0], self.section) if len(texts) == 1 and self.section is not None else texts
@@ -126,20 +130,39 @@ class TokenFile:
 
 
 def digest(document: Document) -> bytes:
-    """Return what tells two documents apart: SHA-256 of the text or of the ids."""
-    return hashlib.sha256(document.encode() if isinstance(document, str) else document.tobytes()).digest()
+    """Return what tells two documents apart: SHA-256 of the text in its `normal` form, or of the ids."""
+    content = normal(document).encode() if isinstance(document, str) else document.tobytes()
+    return hashlib.sha256(content).digest()
 
 
 def _sections(text: str, size: int) -> list[str]:
-    """Cut after blank lines; a rest shorter than `size` stays with the section before it."""
+    """Cut into pieces of at least `size` characters; a shorter rest stays with the piece before it.
+
+    A text that would give fewer than `FEWEST` sections is cut into smaller ones.
+    """
+    size = min(size, max(SHORTEST, len(text) // FEWEST))
     sections, length = [[]], 0
-    for paragraph in re.split(r"(?<=\n\n)(?!\n)", text):
+    for piece in _pieces(text, size):
         if length >= size:
             sections.append([])
             length = 0
-        sections[-1].append(paragraph)
-        length += len(paragraph)
+        sections[-1].append(piece)
+        length += len(piece)
     if len(sections) > 1 and length < size:
         rest = sections.pop()
         sections[-1] += rest
     return ["".join(section) for section in sections]
+
+
+def _pieces(text: str, size: int) -> list[str]:
+    """Cut at blank lines; what is longer than two sections at line ends, what still is at spaces, then anywhere."""
+    pieces = [part for part in re.split(BLANK_LINE, text) if part]
+    for cut in (LINE_END, WORD, ANYWHERE):
+        pieces = [part for piece in pieces for part in ([piece] if len(piece) <= 2 * size else _cut(piece, cut, size))]
+    return pieces
+
+
+def _cut(piece: str, pattern: str, size: int) -> list[str]:
+    if not pattern:
+        return [piece[start : start + size] for start in range(0, len(piece), size)]
+    return [part for part in re.split(pattern, piece) if part]

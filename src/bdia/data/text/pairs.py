@@ -10,6 +10,7 @@ from typing import Protocol
 from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError, DataNotFoundError
 from bdia.data.files import find, read_text
+from bdia.data.text.normal import is_blank
 from bdia.data.text.splits import SPLITS, Pair, Pairs, check_fractions, keep_some, split_pairs
 
 
@@ -148,12 +149,13 @@ def read_lines(path: Path, key: str) -> list[str]:
         DataCorruptError: unreadable, not UTF-8, empty, or a line is blank; names the file and `key`, its config key.
     """
     text = read_text(path, hint := f"mend it or set {key}")
-    if not text.strip():
+    if is_blank(text):
         raise DataCorruptError(f"{path} is empty, wanted one sentence a line: {hint}")
     # Line feeds alone end a line: str.splitlines would also cut at characters that stand inside sentences.
     lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
-    if "" in lines:
-        raise DataCorruptError(f"{path}, line {lines.index('') + 1} is blank, wanted a sentence: {hint}")
+    blank = next((number for number, line in enumerate(lines, 1) if is_blank(line)), None)
+    if blank is not None:
+        raise DataCorruptError(f"{path}, line {blank} is blank, wanted a sentence: {hint}")
     return lines
 
 

@@ -1,5 +1,6 @@
 """Splits in which no sentence of a pair, and no document, is in two parts."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,9 @@ from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError
 from bdia.data.loader import seeded_generator
 from bdia.data.text.documents import Document, digest
+from bdia.data.text.normal import normal
+
+log = logging.getLogger("bdia")
 
 Pair = tuple[str, str]  # source sentence, target sentence
 Pairs = dict[str, list[Pair]]  # by split: "train", "val", "test"
@@ -38,7 +42,21 @@ def load_pairs(source: LoadsPairs, data_dir: Path) -> Pairs:
         if not pairs[split]:
             keys = "data.source's sizes or fractions"
             raise DataCorruptError(f"the {split} split of {type(source).__name__} is empty: change {keys}")
+    for split in ("val", "test"):
+        tell_leaks(pairs["train"], pairs[split], split)
     return pairs
+
+
+def tell_leaks(train: list[Pair], held_out: list[Pair], split: str) -> int:
+    """Warn of held-out texts that are in the training data, and return how many; given splits are left as they are."""
+    seen = {normal(source) for source, _ in train}
+    known = [source for source, _ in held_out if normal(source) in seen]
+    if known:
+        log.warning(
+            "%d of %d sources of the %s split are in the training data too, such as %r: its numbers say less",
+            len(known), len(held_out), split, known[0][:80],
+        )  # fmt: skip
+    return len(known)
 
 
 def check_fractions(val_fraction: float, test_fraction: float, keys: str = "data.source") -> None:
@@ -56,10 +74,12 @@ def split_pairs(pairs: list[Pair], val_fraction: float, test_fraction: float, se
     Pairs that share a sentence form a group and stay together. The groups are visited in a random order that depends on
     `seed`; each joins the test set if it fits into what is left of `test_fraction`, else the validation set by the same
     rule, else the training set. So a group larger than that share is training data. Equal pairs are kept once; no pairs
-    give empty parts.
+    give empty parts. Sentences are the same where their `normal` forms are: NFC or NFD, upper or lower case.
     """
     check_fractions(val_fraction, test_fraction)
-    pairs = list(dict.fromkeys(pairs))
+    pairs = list({(normal(source), normal(target)): (source, target) for source, target in reversed(pairs)}.values())[
+        ::-1
+    ]
     if not pairs:
         return {split: [] for split in SPLITS}
     groups = _groups(pairs)
@@ -79,7 +99,7 @@ def split_pairs(pairs: list[Pair], val_fraction: float, test_fraction: float, se
 def _groups(pairs: list[Pair]) -> np.ndarray:
     """Number the groups: (N,) integers, equal where pairs are joined by shared sentences."""
     numbers: dict[str, int] = {}
-    edges = np.array([[numbers.setdefault(text, len(numbers)) for text in pair] for pair in pairs])
+    edges = np.array([[numbers.setdefault(normal(text), len(numbers)) for text in pair] for pair in pairs])
     graph = coo_array((np.ones(len(edges)), edges.T), shape=(len(numbers), len(numbers)))
     return connected_components(graph, directed=False)[1][edges[:, 0]]
 
