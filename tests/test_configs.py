@@ -229,7 +229,7 @@ def test_the_optional_launchers_can_be_selected(launcher):
 def test_sweep_folders_name_the_job_and_its_overrides_and_runs_carry_microseconds():
     cfg = compose([], return_hydra_config=True)
     raw = OmegaConf.to_container(cfg.hydra, resolve=False)
-    assert raw["sweep"]["subdir"] == "${hydra.job.num}_${hydra.job.override_dirname}"
+    assert raw["sweep"]["subdir"] == '${bdia.short:"${hydra.job.num}_${hydra.job.override_dirname}"}'
     assert "%f" in raw["run"]["dir"] and "%f" in raw["sweep"]["dir"]
     assert not raw["job"]["chdir"]
 

@@ -1,9 +1,12 @@
+import json
 import os
 from dataclasses import replace
 
 import pytest
 
 from bdia.results import RecordError, read_records, write_record
+from bdia.results.report import build_report
+from bdia.results.store import read_all
 from helpers.synthetic_records import make_record, make_study
 
 
@@ -39,19 +42,58 @@ def test_an_experiment_that_cannot_name_its_folder_is_refused(tmp_path, name):
         write_record(make_record(experiment=name), tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}'])
-def test_a_broken_file_is_an_error_that_names_it(tmp_path, text):
+ODD = {
+    "empty": "",
+    "not JSON": "{",
+    "a list": "[]",
+    "few keys": '{"schema": 1}',
+    "a newer schema": '{"schema": 2}',
+    "deep": "[" * 100_000,
+    "not UTF-8": b"\xff\xfe",
+    "no seed": {"seed": None},
+    "a field too many": {"mood": "good"},
+    "an unknown metric": {"metrics": [{"name": "luck", "value": 1, "unit": "1"}]},
+    "metrics of another kind": {"metrics": [3]},
+    "a text for a number": {"wall_s": "long"},
+    "no device": {"device": None},
+    "signatures of another kind": {"signatures": [1]},
+    "a status nobody knows": {"status": "fine"},
+    "a number for a name": {"precision": 32},
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_one_odd_file_is_named_with_the_reason_and_the_others_are_read(tmp_path, kind, caplog):
+    path, content = write_record(make_record(), tmp_path), ODD[kind]
+    if isinstance(content, dict):
+        content = json.dumps({**json.loads(path.read_text()), **content})
+    path.with_name("odd.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    records, unread = read_all(tmp_path)
+    assert len(records) == 1 and len(unread) == 1 and "odd.json: " in unread[0] and "\n" not in unread[0]
+    assert read_records(tmp_path) == records and "not read: " in caplog.text
+
+
+def test_a_folder_and_a_broken_link_with_the_name_of_a_record_are_named(tmp_path):
     path = write_record(make_record(), tmp_path)
-    path.with_name("broken.json").write_text(text)
-    with pytest.raises(RecordError, match=r"broken\.json: "):
-        read_records(tmp_path)
+    path.with_name("folder.json").mkdir()
+    path.with_name("link.json").symlink_to("nowhere")
+    path.with_name("loop.json").symlink_to("loop.json")
+    records, unread = read_all(tmp_path)
+    assert len(records) == 1 and len(unread) == 3
 
 
-def test_a_record_under_a_foreign_name_is_an_error(tmp_path):
+def test_a_record_under_a_foreign_name_is_named(tmp_path):
     path = write_record(make_record(), tmp_path)
     path.rename(path.with_name("copy.json"))
-    with pytest.raises(RecordError, match=r"copy\.json: run_id"):
-        read_records(tmp_path)
+    records, (line,) = read_all(tmp_path)
+    assert records == [] and "copy.json: run_id" in line
+
+
+def test_the_page_lists_what_was_not_read(tmp_path):
+    path = write_record(make_record(), tmp_path)
+    path.with_name("odd.json").write_text("<script>")
+    page = build_report(tmp_path, tmp_path).read_text(encoding="utf-8")
+    assert "Not read" in page and "odd.json" in page and "<script>" not in page
 
 
 def test_folders_beside_the_experiments_are_not_read(tmp_path):

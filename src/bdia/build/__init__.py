@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bdia import BdiaError, InvalidValueError, MissingFileError
 from bdia.build.composing import CONFIGS, completed, compose
 from bdia.build.declarations import declaration
+from bdia.build.quoting import quoted
 from bdia.build.together import check_together
 from bdia.build.trusted import check_trusted
 from bdia.results.renamed import with_public_names
@@ -49,6 +50,7 @@ __all__ = [
     "kind_of_model",
     "load_run",
     "load_task",
+    "quoted",
 ]
 
 # Errors that mean a bug, not a refused argument.

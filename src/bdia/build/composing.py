@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bdia import InvalidValueError
 from bdia.build.declarations import declaration
 from bdia.build.keys import check_keys
+from bdia.build.quoting import quoted
 
 _PACKAGED = Path(__file__).parents[1] / "configs"  # in an installed package; a checkout has them at its top
 CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "configs"
@@ -30,7 +31,7 @@ def compose(overrides: Sequence[str], return_hydra_config: bool = False) -> Dict
     Raises:
         ValueError: no such group, file or key; a value of the wrong type. One line, which names it.
     """
-    overrides = list(overrides)
+    overrides = quoted(overrides)
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = hydra.compose("train", overrides=overrides, return_hydra_config=return_hydra_config)

@@ -135,6 +135,13 @@ class RunRecord:
         """Raise RecordError naming the first key that breaks the schema."""
         if self.schema != SCHEMA:
             raise RecordError(f"schema: saw {self.schema!r}, want {SCHEMA}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise RecordError(f"seed: saw {self.seed!r}, want a whole number")
+        if isinstance(self.wall_s, bool) or not isinstance(self.wall_s, int | float):
+            raise RecordError(f"wall_s: saw {self.wall_s!r}, want seconds")
+        for key in ("run_id", "experiment", "config_sha256", "precision", "started_utc"):
+            if not isinstance(getattr(self, key), str):
+                raise RecordError(f"{key}: saw {getattr(self, key)!r}, want a text")
         if self.status not in STATUSES:
             raise RecordError(f"status: saw {self.status!r}, want one of {STATUSES}")
         for key, wanted in (("git", ("sha", "dirty")), ("device", ("name",))):
@@ -189,12 +196,14 @@ class RunRecord:
         """Read a record back; `source` (its path) opens every error message."""
         try:
             raw = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise RecordError(f"{source}: not JSON ({error})") from error
         try:
             return _from_mapping(cls, raw)
         except RecordError as error:
             raise RecordError(f"{source}: {error}") from None
+        except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
+            raise RecordError(f"{source}: a field has another type than a record's ({error})") from error
 
 
 def _metric_fields(row: Metric) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from bdia.results.figures import figures
 from bdia.results.published import CURVES_ONLY, data_name, paper_row, setting_differences
 from bdia.results.record import RunRecord
 from bdia.results.statistics import Experiment, gather
-from bdia.results.store import read_records, read_remarks
+from bdia.results.store import read_all, read_records, read_remarks
 from bdia.results.tables import Table, details_table, markdown, markdown_text, plain, summary_table
 from bdia.results.variants import task_class
 from bdia.results.verdicts import RULE, verdict_lines, verdicts
@@ -71,9 +71,8 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
         the path of report.html.
     Raises:
         FileNotFoundError: no such folder, or no record in it.
-        RecordError: a file that is no record.
     """
-    records, out_dir = selected(records_root), Path(out_dir)
+    records, out_dir, unread = selected(records_root), Path(out_dir), read_all(records_root)[1]
     remarks, experiments = read_remarks(records_root), gather(records)
     claims = claim_rows(experiments, reconstruction.read_newest(records_root))
     sections = [Section.of(gathered, remarks.get(gathered.name, ())) for gathered in experiments]
@@ -90,6 +89,7 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
     template = environment.get_template("report.html.jinja")
     studies = [*filter(None, [Study.of(reconstruction.read_newest(records_root))])]
     shown = {"sections": sections, "studies": studies, "table_of_claims": claims_table(claims), "claims": claims}
+    shown["unread"] = unread
     write_whole(page, template.render(**shown, rule=RULE))
     return page
 

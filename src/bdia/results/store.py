@@ -1,10 +1,13 @@
 """Write and read the records `results/<experiment>/<run_id>.json`. A record is never overwritten."""
 
+import logging
 from pathlib import Path
 
 from bdia import ExistingFileError, MissingFileError
 from bdia.data.files import write_whole
-from bdia.results.record import RecordError, RunRecord
+from bdia.results.record import RecordError, RunRecord, without_folders
+
+log = logging.getLogger("bdia")
 
 # Folders beside the experiments that hold other things.
 NOT_EXPERIMENTS = (
@@ -47,17 +50,35 @@ def write_record(record: RunRecord, root: Path | str) -> Path:
 
 
 def read_records(root: Path | str) -> list[RunRecord]:
-    """Return every record under `root`, ordered by experiment, then run id (start time).
+    """Return every record under `root` that can be read, ordered by experiment, then run id (start time).
+
+    The others are named in a warning each; `read_all` returns them.
 
     Raises:
         FileNotFoundError: `root` is no folder.
-        RecordError: a file that is no record, or a record that lies where it does not belong.
+    """
+    records, unread = read_all(root)
+    for line in unread:
+        log.warning("not read: %s", line)
+    return records
+
+
+def read_all(root: Path | str) -> tuple[list[RunRecord], list[str]]:
+    """Return the records, and one line on each file among them that is none, or lies where it does not belong.
+
+    Raises:
+        FileNotFoundError: `root` is no folder.
     """
     root = Path(root)
     if not root.is_dir():
         raise MissingFileError(f"results folder {root} does not exist; pass the folder that holds <experiment>/*.json")
-    paths = sorted(path for path in root.glob("*/*.json") if path.parent.name not in NOT_EXPERIMENTS)
-    return [_read(path) for path in paths]
+    records, unread = [], []
+    for path in sorted(path for path in root.glob("*/*.json") if path.parent.name not in NOT_EXPERIMENTS):
+        try:
+            records.append(_read(path))
+        except RecordError as error:
+            unread.append(without_folders(" ".join(str(error).split())))
+    return records, unread
 
 
 def read_remarks(root: Path | str) -> dict[str, list[str]]:
@@ -75,7 +96,11 @@ def read_remarks(root: Path | str) -> dict[str, list[str]]:
 
 
 def _read(path: Path) -> RunRecord:
-    record = RunRecord.from_json(path.read_text(encoding="utf-8"), source=str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read ({error})") from error
+    record = RunRecord.from_json(text, source=str(path))
     if (record.experiment, record.run_id) != (path.parent.name, path.stem):
         raise RecordError(f"{path}: run_id: holds {record.experiment}/{record.run_id}, want the file's own name")
     return record

@@ -36,7 +36,7 @@ from bdia.data.files import remove_leftovers, write_whole
 from bdia.data.module import DataModule
 from bdia.profiling.device import describe_device
 from bdia.results.identity import config_sha256, git_state, run_id
-from bdia.results.record import UNITS, Metric, RunRecord, describe, status_of
+from bdia.results.record import UNITS, Metric, RecordError, RunRecord, describe, status_of
 from bdia.results.store import write_record
 from bdia.reversible import GridOverflowError
 from bdia.tasks import Task
@@ -96,13 +96,25 @@ def train(cfg: DictConfig, job: Job = SINGLE) -> RunRecord:
     run_dir = Path(cfg.paths.runs).resolve() / cfg.name / f"{sha[:8]}_s{cfg.seed}"
     done = run_dir / RECORD
     if done.exists() and not cfg.rerun:
-        record = RunRecord.from_json(done.read_text(), str(done))
+        record = _finished(done)
         _check_same_text(cfg, record)
         log.warning("already done by commit %s: %s. rerun=true runs it again.", record.git["sha"][:7], done)
         return record
     found = Measured()
     with _held(run_dir, found):
         return _run_and_record(cfg, recorded, sha, run_dir, found, job)
+
+
+def _finished(path: Path) -> RunRecord:
+    """Return the record beside a finished run's weights.
+
+    Raises:
+        RecordError: it cannot be read; says what to do.
+    """
+    try:
+        return RunRecord.from_json(path.read_text(encoding="utf-8"), str(path))
+    except (RecordError, OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{error}; rerun=true trains again, or put the record of {path.parent.name} there") from error
 
 
 @dataclass

@@ -4,6 +4,7 @@ What can be refused without the data and the model is refused before Hydra makes
 choices compose.
 """
 
+import hashlib
 import logging
 import os
 import signal
@@ -18,11 +19,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bdia import BdiaError, InvalidValueError
-from bdia.build import CONFIGS, check_run, completed, compose
+from bdia.build import CONFIGS, check_run, completed, compose, quoted
 from bdia.results.output import say, say_on_stderr
+
+LONGEST = 120  # bytes of a part of a folder's name
 
 
 def launch(overrides: Sequence[str], sweep: bool = False) -> None:
@@ -32,6 +35,7 @@ def launch(overrides: Sequence[str], sweep: bool = False) -> None:
         BdiaError: a choice of any of the jobs is refused, and nothing was written; else what a job raised.
         SystemExit: 143 after SIGTERM.
     """
+    overrides = quoted(overrides)
     jobs = jobs_of(overrides, sweep)
     for job in jobs:
         cfg = compose(job)
@@ -110,6 +114,34 @@ def _values(text: str) -> tuple[str, list[str]]:
     return key, [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
+RELATIVE = ("paths.runs", "paths.results", "data.data_dir", "data.cache_dir", "weights.from")
+
+
+def _from_there(cfg: DictConfig, typed: Path) -> DictConfig:
+    """With hydra.job.chdir=true: relative paths mean the folder in which the command was typed, not the job's own."""
+    cfg = cfg.copy()
+    for key in RELATIVE:
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, str) and (not key.startswith("weights.") or (typed / value).exists()):
+            OmegaConf.update(cfg, key, str(typed / value))
+    return cfg
+
+
+def short_folder(name: str) -> str:
+    """Return the name of a job's folder with every part short enough for a file system."""
+    return "/".join(_short(part) for part in name.split("/"))
+
+
+def _short(part: str) -> str:
+    data = part.encode()
+    if len(data) <= LONGEST:
+        return part
+    return f"{data[:LONGEST].decode(errors='ignore')}~{hashlib.sha256(data).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("bdia.short", short_folder, replace=True)  # of configs/hydra; also in a launcher's job
+
+
 def run_job(cfg: DictConfig, count: int = 1, varied: Collection[str] = ()) -> float | None:
     """Run one job; returns the test accuracy, BLEU or else loss for sweepers.
 
@@ -129,8 +161,11 @@ def run_job(cfg: DictConfig, count: int = 1, varied: Collection[str] = ()) -> fl
         own_choices = " ".join(choice for choice in own.overrides.task if choice.partition("=")[0] in varied)
         job = Job(own.job.num + 1, count, in_turn=_in_this_process())
         say(f"{job}: {own_choices}")
+    cfg = completed(cfg)
+    if own.job.get("chdir"):
+        cfg = _from_there(cfg, Path(own.runtime.cwd))
     try:
-        record = train(completed(cfg), job)
+        record = train(cfg, job)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning exits with 0, which a launcher takes for success
     except SystemExit as error:  # Lightning's way out of Ctrl-C

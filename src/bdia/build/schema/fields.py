@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Required, get_args, get_origin
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 Kind = Any  # an annotation: a type with what pydantic checks of it
 MANY = 10**7  # more batches, blocks, tokens or epochs than anyone means
@@ -24,9 +24,15 @@ def number(low: float, high: float = 1e6, *, above: bool = False, below: bool = 
 
 def one_of(*values: Any) -> Kind:
     """One of these values."""
-    if len(values) == 1:
-        return Annotated[Literal[values], Field(description=_shown(values[0]))]
-    return Annotated[Literal[values], Field(description=f"one of {', '.join(map(_shown, values))}")]
+    told = _shown(values[0]) if len(values) == 1 else f"one of {', '.join(map(_shown, values))}"
+    kinds = {type(value) for value in values}
+
+    def same_type(value: Any) -> Any:  # to Python true is 1
+        if type(value) not in kinds:
+            raise ValueError
+        return value
+
+    return Annotated[Literal[values], BeforeValidator(same_type), Field(description=told)]
 
 
 def either(*kinds: Kind) -> Kind:

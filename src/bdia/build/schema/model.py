@@ -22,7 +22,7 @@ from bdia.build.schema.fields import (
 
 WIDTH, DEPTH, HEADS = whole(1, 65_536), whole(1, 4096), whole(1, 4096)
 KEEP = either(whole(0), list_of(whole(0)))
-BITS = whole(1, 23)
+BITS = whole(1, 20)
 MEMORY = either(FILLED, number(0, 1, above=True))
 PER = one_of("sample", "batch")
 
