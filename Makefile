@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 # `docs` is also the name of a folder.
-.PHONY: help setup demo test test-slow lint audit bench report docs clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
+.PHONY: help setup demo test test-slow lint audit soak bench report docs clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ lint: setup ## ruff: errors, imports, docstrings, format; mypy: types, strictly 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet -c pyproject.toml -r src scripts
+
+soak: setup ## random small models and stacks with faults injected, half an hour: zero wrong bits [MINUTES=30] [SEED=0]
+	$(BIN)/python scripts/soak.py minutes=$(or $(MINUTES),30) seed=$(or $(SEED),0)
 
 audit: setup ## known holes of the pinned packages; says so where the advisories cannot be reached
 	$(BIN)/python scripts/audit.py

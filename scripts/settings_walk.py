@@ -32,6 +32,7 @@ from bdia.bench.studies.record import StudyRecord
 from bdia.build import compose
 from bdia.build.keys import plain_values
 from bdia.cli.main import main as command
+from bdia.results.record import without_folders
 from bdia.results.store import read_records
 from bdia.train import job  # noqa: F401 # imported before the forks
 
@@ -174,7 +175,13 @@ def walk(arguments: Arguments) -> list[dict[str, Any]]:
                 clock = time.monotonic()
                 found = attempt(choices, base_folder / "try")
                 result = judged(key, found, base_folder / "try")
-                row = {"base": base, "key": key, "value": value, "result": result, "said": found["error"][:300]}
+                row = {
+                    "base": base,
+                    "key": key,
+                    "value": value,
+                    "result": result,
+                    "said": without_folders(found["error"])[:300],
+                }
                 rows.append(row if result != "works" else {**row, "said": ""})
                 if result == "FAILURE":
                     print(f"FAILURE {base}: {key}={value}: exit {found['code']}: {found['error'][-300:]}", flush=True)

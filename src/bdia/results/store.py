@@ -21,6 +21,7 @@ NOT_EXPERIMENTS = (
     "reconstruction",
     "kills",
     "settings",
+    "soak",
 )
 
 

@@ -76,6 +76,14 @@ def not_repeated(block: int, prefix: str, raised: Exception | None = None) -> Re
     )
 
 
+def held_differently(k: int, prefix: str) -> ReversibilityError:
+    """Return the error for a stream that is not what forward left in memory."""
+    return ReversibilityError(
+        f"x_{k} changed between forward and backward, though no operation of torch wrote to it: something else writes "
+        f"to this memory (NumPy, an extension, `.data`), or it is faulty. {prefix}verify=false leaves the check out"
+    )
+
+
 def held_states(held: list[int], dropped: int) -> str:
     """Say which states stay in memory because somebody else holds them."""
     names = ", ".join(f"x_{k}" for k in held[:8]) + (", ..." if len(held) > 8 else "")

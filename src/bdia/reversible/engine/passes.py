@@ -118,11 +118,13 @@ class Pass:
         self._versions: dict[int, int | None] = {}
         self._sums: dict[int, Tensor] = {}  # of a dropped x_k
         self._y_sums: dict[int, Tensor] = {}  # of y_k, where recomputing layer k rebuilds nothing
+        self._held_sums: dict[int, Tensor] = {}  # of x_k that stay from forward to backward
         self._copies: dict[int, Tensor] = {}
         self._dropped: dict[int, StorageReference] = {}
         self._held: list[int] = []  # dropped, but alive when they are rebuilt
         self._peaks: list[tuple[int, Tensor]] = []
         self._differences: list[tuple[int, Tensor]] = []
+        self._changed: list[tuple[int, Tensor]] = []  # 0-dim bools: x_k is not what forward left
         self._places: list[int] = []  # of the layers, in the order of their calls
         self._kept: set[int] = set()
         self._recomputes_any = False
@@ -164,9 +166,11 @@ class Pass:
         return self._running is not None or self._consumed
 
     def end_forward(self) -> None:
-        """Check the grid's range where no backward will: one device synchronisation."""
+        """Check the grid's range where no backward will: one device synchronisation. Sum the streams that stay."""
         if self.taped_from is None or not self._recomputes_any:
             self._check_range()
+        elif self.settings.verify and self.settings.bits is not None:
+            self._held_sums = {k: bit_sum(x) for k, x in self.states.items() if self._needed(k)}
 
     # --- states ---
 
@@ -181,6 +185,8 @@ class Pass:
             raise UnsupportedError(checks.consumed(self.settings.prefix))
         if self._versions[k] is not None and x._version != self._versions[k]:
             raise UnsupportedError(checks.changed_in_place(k, self.settings.prefix))
+        if k in self._held_sums:
+            self._changed.append((k, bit_sum(x) != self._held_sums.pop(k)))
         return x
 
     def _put(self, k: int, x: Tensor) -> None:
@@ -305,6 +311,7 @@ class Pass:
             update.release()
         self._running = None
         self._check_range()
+        self._refuse_changed()
         differences, self._differences = self._differences, []
         if differences and not isinstance(differences[0][1], FakeTensor):
             wrong = torch.stack([differs for _, differs in differences]).tolist()
@@ -312,9 +319,17 @@ class Pass:
                 if is_wrong:
                     raise checks.not_repeated(self.block(k), self.settings.prefix)
         if self._consumed:
-            for held in (self.states, self.residues, self._sums, self._y_sums, self._copies):
+            for held in (self.states, self.residues, self._sums, self._y_sums, self._held_sums, self._copies):
                 held.clear()
             self._tell_of_holders()
+
+    def _refuse_changed(self) -> None:
+        changed, self._changed = self._changed, []
+        if changed and not isinstance(changed[0][1], FakeTensor):
+            wrong = torch.stack([differs for _, differs in changed]).tolist()
+            for (k, _), is_wrong in zip(changed, wrong, strict=True):
+                if is_wrong:
+                    raise checks.held_differently(k, self.settings.prefix)
 
     def _tell_of_holders(self) -> None:
         if self._held:
