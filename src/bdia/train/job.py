@@ -41,6 +41,7 @@ from bdia.results.store import write_record
 from bdia.reversible import GridOverflowError
 from bdia.tasks import Task
 from bdia.train.checkpoints import FINAL, WholeCheckpointIO, newest_whole, remove_resumable
+from bdia.train.preflight import check_places, check_room
 from bdia.train.progress import SINGLE, Job, gamma_cost, progress, say_outcome
 from bdia.train.resume import Resume
 from bdia.train.weights import SET_BY_THE_RUN, find_weights, load_weights, train_once
@@ -90,6 +91,7 @@ def train(cfg: DictConfig, job: Job = SINGLE) -> RunRecord:
         Whatever the run raised, after a record with status "failed", "oom", "interrupted" or "diverged" was written.
     """
     check_run(cfg)
+    check_places(cfg)
     cfg = find_weights(cfg, lambda first: train_once(first, recorded_config(first), train))
     recorded = recorded_config(cfg)
     sha = config_sha256(recorded)
@@ -232,6 +234,7 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
     data = build_data(cfg)
     found.rows += [_metric(name, value) for name, value in data.facts.items()]
     task = build_task(cfg, data.net_arguments, data.task_arguments)
+    check_room(run_dir, task.net)
     if cfg.get("weights") is not None:
         fresh = load_weights(task.net, Path(cfg.weights.found))
         log.info("starts from %s%s", cfg.weights.found, f" but for {', '.join(fresh)}" if fresh else "")
