@@ -60,9 +60,10 @@ class MissingExtraError(BdiaError, ModuleNotFoundError):
 _EXTRAS = {
     "train": (
         *("torchvision", "timm", "safetensors", "lightning", "hydra", "omegaconf", "yaml", "filelock", "wandb"),
-        *("torchmetrics", "tokenizers", "sacrebleu", "num2words", "numpy", "scipy", "sklearn"),
+        *("torchmetrics", "tokenizers", "sacrebleu", "num2words", "numpy", "scipy", "sklearn", "pydantic"),
+        "requests",
     ),
-    "report": ("matplotlib", "jinja2"),
+    "report": ("matplotlib", "jinja2", "pandas", "statsmodels"),
     "hf": ("transformers", "peft", "accelerate"),
     "hub": ("datasets", "huggingface_hub"),
 }

@@ -20,7 +20,7 @@ DEEP = (
     "trainer.max_epochs=1",
 )
 CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")
-MEASUREMENTS = ("history", "peak_memory", "reversibility", "step_timer")
+MEASUREMENTS = ("peak_memory", "reversibility", "step_timer")  # without the history there is no record
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_measuring_does_not_change_a_bit_of_the_training(tiny, stack, tmp_path):
         for name, more in (("a", []), ("b", [f"~callbacks.{name}" for name in MEASUREMENTS]))
     )
     assert len(train(measured).metrics) > 10
-    assert [row.name for row in train(bare).metrics] == ["parameters"]
+    assert {row.name for row in train(bare).metrics} == {"parameters", "loss", "accuracy", "lr"}
     for part in ("state_dict", "optimizer_states"):
         assert_same(checkpoint(measured)[part], checkpoint(bare)[part], part)
 

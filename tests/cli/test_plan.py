@@ -88,14 +88,14 @@ def test_every_committed_plan_names_the_code_that_made_it():
         (["model=vit_demo", "batch=x"], "batch=x: wanted int"),
         (["model=vit_demo", "batch=1", "depth=0"], "depth=0: wanted at least 1; set depth"),
         (["model=vit_demo", "batch=1", "memory=24G"], "memory=24G: wanted an amount"),
-        (["model=vit_demo", "batch=1", "precision=8"], "precision=8: wanted 32-true or bf16-mixed"),
+        (["model=vit_demo", "batch=1", "precision=8"], "trainer.precision=8: wanted one of 32-true, 32"),
         (["model=vit_demo", "batch=1", "device=tpu"], "device=tpu: wanted cuda or cpu; set device"),
         (["model=gpt2_demo", "batch=1", "tokens=999"], "tokens=999: wanted 1 to 128"),
         ([*SMALL, "memory=1KiB"], "memory=1.00 KiB: not even a batch of 1 fits"),
         (["model=vit_demo", "batch=1", "nonesense"], "nonesense"),
         ([*SMALL, "stack=bdai"], "stack=bdai: no such file in configs/stack; did you mean bdia?"),
         ([*SMALL, "stack.kep=0"], "stack.kep=0: bdia.reversible.BdiaStack reads no kep; did you mean stack.keep?"),
-        ([*SMALL, "stack.keep=-1"], "keep=-1: wanted a number of blocks, or indices from 0 to 1; set stack.keep"),
+        ([*SMALL, "stack.keep=-1"], "stack.keep=-1: wanted a whole number of at least 0 or a list of values"),
     ],
 )
 def test_what_cannot_be_read_is_one_line_that_names_it(call, arguments, message):

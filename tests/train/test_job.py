@@ -155,7 +155,7 @@ def test_a_failing_run_raises_and_leaves_a_record_with_the_reason(tiny, add_call
 
 
 @pytest.mark.parametrize(
-    "override", ["stack.bits=99", "model.net.patch_size=5", "trainer.accelerator=abacus", "model=gpt2_demo"]
+    "override", ["stack.nested=[nothing]", "model.net.patch_size=5", "trainer.accelerator=gpu", "model=gpt2_demo"]
 )
 def test_a_run_that_cannot_be_built_is_refused_and_leaves_nothing(override, tiny, tmp_path):
     cfg = compose_config(override, f"paths.runs={tmp_path / 'runs'}", f"paths.results={tmp_path / 'results'}")

@@ -162,7 +162,7 @@ def run_job(cfg: DictConfig, count: int = 1, varied: Collection[str] = ()) -> fl
         job = Job(own.job.num + 1, count, in_turn=_in_this_process())
         say(f"{job}: {own_choices}")
     cfg = completed(cfg)
-    if own.job.get("chdir"):
+    if OmegaConf.select(own, "job.chdir"):
         cfg = _from_there(cfg, Path(own.runtime.cwd))
     try:
         record = train(cfg, job)

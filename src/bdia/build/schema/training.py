@@ -52,7 +52,7 @@ class Trainer(TypedDict, total=False):
     strategy: one_of("auto")
     devices: either(SIZE, FILLED, list_of(whole(0), 1))  # how many is checked in `check_run`
     num_nodes: one_of(1)
-    precision: Required[one_of("32-true", "32", 32, "bf16-mixed", "16-mixed")]
+    precision: Required[one_of("32-true", "32", "bf16-mixed", "16-mixed", 32)]
     fast_dev_run: one_of(False)  # it writes no checkpoint; limit_train_batches is the way
     max_epochs: maybe(whole(-1))
     min_epochs: maybe(SIZE)
