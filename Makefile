@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 # `docs` is also the name of a folder.
-.PHONY: help setup demo test test-slow lint audit soak bench report docs clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
+.PHONY: help setup demo test test-slow lint audit soak fuzz bench report docs clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ lint: setup ## ruff: errors, imports, docstrings, format; mypy: types, strictly 
 
 soak: setup ## random small models and stacks with faults injected, half an hour: zero wrong bits [MINUTES=30] [SEED=0]
 	$(BIN)/python scripts/soak.py minutes=$(or $(MINUTES),30) seed=$(or $(SEED),0)
+
+fuzz: setup ## coverage-guided fuzzing of the readers, a minute each [SECONDS=60]; needs the extra fuzz
+	for reader in text pairs record config override; do $(BIN)/python scripts/fuzz.py reader=$$reader seconds=$(or $(SECONDS),60) || exit 1; done
 
 audit: setup ## known holes of the pinned packages; says so where the advisories cannot be reached
 	$(BIN)/python scripts/audit.py

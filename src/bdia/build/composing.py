@@ -37,7 +37,7 @@ def compose(overrides: Sequence[str], return_hydra_config: bool = False) -> Dict
             cfg = hydra.compose("train", overrides=overrides, return_hydra_config=return_hydra_config)
         return completed(cfg)
     except (HydraException, OmegaConfBaseException) as error:
-        raise InvalidValueError(_plainly(error, overrides)) from error
+        raise InvalidValueError(" ".join(_plainly(error, overrides).split())) from error
     except ValueError as error:
         if "Config group override" not in str(error):
             raise
