@@ -17,7 +17,8 @@ REPRODUCED, CONTRADICTED, NOT_RESOLVED, NOT_RUN = "reproduced", "contradicted", 
 LEVEL = 0.05  # of the corrected p
 MARGIN = 0.05  # of the larger number, for numbers that repeat exactly
 RULE = (
-    "Runs are paired by seed. The p values of the paired t tests of a study are corrected together (Holm).",
+    "Runs are paired by seed. The p values of the paired t tests of a study are corrected together (Holm), over all "
+    "its claims, also those without runs.",
     f"reproduced: the corrected p is at most {LEVEL:g} and the difference has the claimed sign.",
     f"contradicted: the corrected p is at most {LEVEL:g} and the difference has the other sign.",
     "not resolved: the corrected p is larger, or there is a single pair, or a value is not finite.",
@@ -82,11 +83,17 @@ def judge(experiment: Experiment) -> list[Verdict]:
     for study in dict.fromkeys(verdict.claim.study for verdict in open_verdicts):
         members = [verdict for verdict in open_verdicts if verdict.claim.study == study]
         tested = [math.nan if v.claim.measure.repeats or v.found is None else v.found.p for v in members]
-        tests = max(1, sum(not math.isnan(p) for p in tested))
-        for verdict, corrected in zip(members, holm(tested), strict=True):
+        tests = max(_tests(study), sum(not math.isnan(p) for p in tested))
+        missing = [1.0] * (tests - sum(not math.isnan(p) for p in tested))  # claims that have no runs yet count too
+        for verdict, corrected in zip(members, holm([*tested, *missing]), strict=False):
             judged = replace(verdict, corrected_p=corrected, tests=tests)
             closed.append(replace(judged, outcome=outcome(judged.claim, judged.found, corrected)))
     return closed
+
+
+def _tests(study: str) -> int:
+    """Return how many claims of a study need a test."""
+    return sum(claim.study == study and not claim.measure.repeats for claim in CLAIMS)
 
 
 def outcome(claim: Claim, found: Paired | None, corrected_p: float) -> str:
