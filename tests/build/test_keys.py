@@ -5,12 +5,10 @@ import sys
 
 import pytest
 
-import bdia.data
-import bdia.tasks
 from bdia import InvalidValueError
 from bdia.build import compose
-from bdia.build.declarations import UNKNOWN, declaration
-from bdia.build.keys import KEYS
+from bdia.build.keys import KEYS, check_node
+from bdia.build.signature import signature
 from bdia.results.identity import config_sha256
 from bdia.train.job import recorded_config
 
@@ -121,66 +119,98 @@ def test_the_law_of_a_fraction_reaches_the_model_too():
     assert cfg.model.net.stack.gamma == cfg.stack.gamma
 
 
-# --- What a class reads, from its source ---
+# --- A class without a schema: a library's, or the user's own ---
 
-
-def test_arguments_of_base_classes_fields_and_functions_are_found():
-    assert {"name", "data_dir", "batch_size", "seed"} <= set(declaration("bdia.data.CifarDataModule").parameters)
-    assert "lr" in declaration("torch.optim.AdamW").parameters
-    assert {"max_epochs", "gradient_clip_val"} <= set(declaration("lightning.pytorch.Trainer").parameters)
-    assert declaration("bdia.models.timm_vit").takes_any
-    assert declaration("lightning.pytorch.Trainer").parameters["max_epochs"].types == {"int", "None"}
-    assert declaration("bdia.reversible.TwoPoint").parameters["value"].types == frozenset()  # a Fraction, too
-
-
-BASES = """
+USERS = """
+from __future__ import annotations
 import abc, torch
-import torch.optim as optimizers
-from typing import Generic, TypeVar
-from torch import optim
+from pathlib import Path
+from typing import Generic, Literal, Optional, TypeVar
 T = TypeVar("T")
-class Dotted(torch.optim.AdamW): pass
-class Renamed(optimizers.AdamW): pass
-class OfPackage(optim.AdamW): pass
 class Base(Generic[T]):
-    def __init__(self, width: int): pass
+    def __init__(self, width: int, *, rate: float | torch.Tensor = 1.0, name: Optional[str] = None): pass
 class Subscripted(Base[int]): pass
-class Plain(abc.ABC):
-    def __init__(self, width: int): pass
-class Called(type("Made", (), {})): pass
-class Twice(Base[int], unknown.Base): pass
+class HandsOn(Base[int]):
+    def __init__(self, depth: int, **kwargs): super().__init__(**kwargs)
+class Keeps(abc.ABC):
+    def __init__(self, width: int, **kwargs): pass
+class Kinds:
+    def __init__(self, pair: tuple[float, float], path: Path, way: Literal["up", "down"], layer: torch.nn.Module,
+                 anything=None, flag: bool = True): pass
+def function(width: int, extra=3): pass
+constant = 3
 """
 
 
-def test_a_base_class_is_found_behind_dots_and_brackets(tmp_path, monkeypatch):
-    (tmp_path / "users_bases.py").write_text(BASES)
+@pytest.fixture
+def users(tmp_path, monkeypatch):
+    name = f"users_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(USERS)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("Dotted", "Renamed", "OfPackage"):
-        found = declaration(f"users_bases.{name}")
-        assert "lr" in found.parameters and not found.takes_any, name
-    assert declaration("users_bases.Subscripted") == declaration("users_bases.Base")
-    assert (
-        set(declaration("users_bases.Plain").parameters) == {"width"} and not declaration("users_bases.Plain").takes_any
-    )
-    assert declaration("users_bases.Called") == UNKNOWN  # not judged
-    assert declaration("users_bases.Twice").takes_any
+    return name
 
 
-@pytest.mark.parametrize("target", ["nowhere.Class", "bdia.data.Nothing", "Class", "math.floor", "__main__.Class"])
-def test_a_class_whose_source_does_not_tell_is_not_judged(target):
-    assert declaration(target) == UNKNOWN
+ARGUMENTS = {"Base": {"width", "rate", "name"}, "Subscripted": {"width", "rate", "name"},
+             "HandsOn": {"depth", "width", "rate", "name"}, "function": {"width", "extra"}}  # fmt: skip
 
 
-@pytest.mark.parametrize("package", [bdia.data, bdia.tasks], ids=lambda package: package.__name__)
-def test_every_kind_is_that_of_the_class(package):
-    found = {name: getattr(getattr(package, name), "kind", None) for name in package.__all__}
-    assert any(found.values())
-    assert {name: declaration(f"{package.__name__}.{name}").kind for name in found} == found
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_the_arguments_of_base_classes_and_functions_are_found(users, name):
+    found = signature(f"{users}.{name}")
+    assert set(found.annotations) == ARGUMENTS[name] and not found.takes_any
 
 
-def test_composing_and_checking_import_neither_torch_nor_what_the_config_names():
+def test_a_class_that_keeps_what_it_is_given_takes_any_key(users):
+    assert signature(f"{users}.Keeps").takes_any
+
+
+def of_user(users, kind, **settings):
+    check_node({"_target_": f"{users}.{kind}", **settings}, "callbacks.mine")
+
+
+VALUES = [
+    ("Base", {"width": 1.5}, "callbacks.mine.width=1.5: wanted a whole number; set callbacks.mine.width"),
+    ("Base", {"width": True}, "callbacks.mine.width=true: wanted a whole number; "),
+    ("Base", {"width": "5"}, "callbacks.mine.width=5: wanted a whole number; "),
+    ("HandsOn", {"width": None}, "callbacks.mine.width=null: wanted a whole number; "),
+    ("Base", {"rate": "fast"}, "callbacks.mine.rate=fast: wanted a number; "),
+    ("Base", {"name": 3}, "callbacks.mine.name=3: wanted a text or null; "),
+    ("Base", {"names": "x"}, "callbacks.mine.names=x: "),
+    ("Kinds", {"pair": [1, 2, 3]}, "callbacks.mine.pair=[1, 2, 3]: wanted tuple[float, float]; "),
+    ("Kinds", {"way": "left"}, "callbacks.mine.way=left: wanted typing.Literal['up', 'down']; "),
+    ("Kinds", {"path": 3}, "callbacks.mine.path=3: wanted Path; "),
+    ("Kinds", {"flag": 1}, "callbacks.mine.flag=1: wanted true or false; "),
+    ("constant", {}, "callbacks.mine._target_="),
+    ("Nothing", {}, "callbacks.mine._target_="),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings", "said"), VALUES)
+def test_a_value_that_a_users_class_does_not_take_is_refused(users, kind, settings, said):
+    with pytest.raises(InvalidValueError) as refused:
+        of_user(users, kind, **settings)
+    assert str(refused.value).startswith(said) and "\n" not in str(refused.value)
+
+
+def test_what_a_users_class_takes_is_taken(users):
+    of_user(users, "Base", width=3, rate=2, name=None)
+    of_user(users, "Kinds", pair=[0.9, 1], path="a/b", way="up", layer="???", anything=[1], flag=False)
+    of_user(users, "Kinds", layer={"_target_": "torch.nn.Identity"}, pair="${optimizer.betas}")
+
+
+@pytest.mark.parametrize("target", ["nowhere.Class", "bdia.data.Nothing", "Class", "math.pi", ""])
+def test_a_class_that_is_not_there_is_refused(target):
+    with pytest.raises(InvalidValueError, match=r"^callbacks.mine._target_=.*; set callbacks.mine._target_$"):
+        check_node({"_target_": target}, "callbacks.mine")
+
+
+def test_a_function_written_in_c_is_not_judged():
+    check_node({"_target_": "builtins.dict", "a": 1}, "callbacks.mine")
+
+
+def test_composing_imports_neither_torch_nor_what_the_config_names():
     code = (
-        "import sys; from bdia.build import compose, kind_of_model; kind_of_model(compose(['+trainer.min_epochs=1']));"
+        "import sys; from bdia.build import compose; compose(['+trainer.min_epochs=1']);"
         "print(*{'torch', 'lightning', 'timm', 'numpy', 'sklearn'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,14 +8,16 @@ import pytest
 
 from bdia import BdiaError, InvalidValueError
 from bdia.build import check_run, compose
-from bdia.build.declarations import declaration
 from bdia.build.keys import SUPPLIED
-from bdia.build.schema import SCHEMAS, check_values
+from bdia.build.schema import SCHEMAS, check_values, model, takes_any
 from bdia.build.schema.fields import FLAG, either, list_of, maybe, number, one_of, wanted_of, whole
+from bdia.build.signature import of_callable
 
 # Arguments that code passes, not the config, and names of `*args` and `**kwargs`.
 BY_CODE = {"params", "optimizer", "total_steps", "num_classes", "vocab_size", "blocks", "save_dir", "group", "config"}
 BY_CODE |= {"callbacks", "logger", "default_root_dir", "plugins", "net", "scheduler", "seed", "tokenizer", "references"}
+SIZES = {"dim", "num_heads", "attn_head_dim", "proj_drop", "img_size", "patch_size", "in_chans", "embed_dim"}
+OF_TIMM = {"norm_layer", "flatten", "output_fmt", "strict_img_size", "dynamic_img_pad", "device", "dtype", "dim_out"}
 BY_CODE |= {"prompts", "kinds", "arguments", "settings", "kwargs", "protocol", "callback"}
 
 
@@ -26,10 +28,11 @@ def built(target):
 
 @pytest.mark.parametrize("target", [target for target in SCHEMAS if "." in target])
 def test_a_schema_has_the_keys_of_the_constructor(target):
-    names, read = set(get_type_hints(SCHEMAS[target])), declaration(target)
-    known = set(inspect.signature(built(target)).parameters) | set(read.parameters)
-    assert names <= known or read.takes_any, names - known
-    missing = known - names - BY_CODE - (set(SUPPLIED.get("model", ())) if ".tasks." in target else set())
+    names, read = set(get_type_hints(SCHEMAS[target])), of_callable(built(target))
+    known = set(inspect.signature(built(target)).parameters) | set(read.annotations)
+    assert names <= known or takes_any(target), names - known
+    parts = SIZES | OF_TIMM if target.startswith("timm.") or SCHEMAS[target] is model.Nothing else set()
+    missing = known - names - BY_CODE - parts - (set(SUPPLIED.get("model", ())) if ".tasks." in target else set())
     allowed = {"name"} if target == "bdia.train.csv_logger" or target == "bdia.train.wandb_logger" else set()
     assert missing <= allowed, "keys that the constructor reads and the schema does not check"
 

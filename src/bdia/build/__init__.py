@@ -22,7 +22,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bdia import BdiaError, InvalidValueError, MissingFileError
 from bdia.build.composing import CONFIGS, completed, compose
-from bdia.build.declarations import declaration
 from bdia.build.quoting import quoted
 from bdia.build.together import check_together
 from bdia.build.trusted import check_trusted
@@ -102,8 +101,8 @@ def check_run(cfg: DictConfig) -> None:
         ValueError: settings that do not go together; data and model of two kinds; what the stack refuses.
     """
     check_together(cfg)
-    _check_fit(cfg)
     _check_stack(cfg)
+    _check_fit(cfg)  # last: the classes of data and model import Lightning
 
 
 def _check_stack(cfg: DictConfig) -> None:
@@ -154,8 +153,7 @@ def kind_of_model(cfg: DictConfig) -> str:
 
 
 def _kind(target: str) -> str:
-    """Return a class's `kind`, from its source where that tells: the class itself would import Lightning."""
-    return declaration(target).kind or get_class(target).kind
+    return get_class(target).kind
 
 
 def _check_fit(cfg: DictConfig) -> None:

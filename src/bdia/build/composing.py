@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bdia import InvalidValueError
-from bdia.build.declarations import declaration
 from bdia.build.keys import check_keys
 from bdia.build.quoting import quoted
+from bdia.build.signature import signature
 
 _PACKAGED = Path(__file__).parents[1] / "configs"  # in an installed package; a checkout has them at its top
 CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "configs"
@@ -54,8 +54,8 @@ def completed(cfg: DictConfig) -> DictConfig:
     """
     stack = cfg.get("stack")
     gamma = stack.get("gamma") if OmegaConf.is_dict(stack) else None
-    reads_it = gamma is not None and "gamma" in declaration(str(stack.get("_target_"))).parameters
-    if reads_it and isinstance(gamma, str | int | float) and not isinstance(gamma, bool):
+    is_fraction = isinstance(gamma, str | int | float) and not isinstance(gamma, bool)
+    if is_fraction and "gamma" in signature(str(stack.get("_target_")), "stack._target_").annotations:
         cfg = cfg.copy()
         cfg.stack.gamma = _law(gamma)
     check_keys(cfg)

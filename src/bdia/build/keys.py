@@ -1,4 +1,4 @@
-"""Every key of a config is read by something: checked when the config is composed, before anything is imported."""
+"""Every key of a config is read by something: checked when the config is composed."""
 
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
@@ -8,8 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bdia import InvalidValueError
-from bdia.build.declarations import declaration
-from bdia.build.schema import MISSING, check_values
+from bdia.build.schema import check_values
+from bdia.build.signature import check_annotated, signature
 
 # Parts that name a class, and the rest of what a run reads. `weights` is there in some experiments only.
 PARTS = ("data", "model", "stack", "optimizer", "scheduler", "trainer")
@@ -25,8 +25,6 @@ SUPPLIED = {
     "trainer": ("callbacks", "logger", "default_root_dir", "plugins"),
 }
 _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-_WANTED = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text", "None": "null"}
-_CLASS = {"bool": bool, "int": int, "float": int | float, "str": str, "None": type(None)}
 
 
 def check_keys(cfg: DictConfig) -> None:
@@ -78,32 +76,36 @@ def _check_run(config: Mapping[str, Any], place: str) -> None:
     for key in PARTS:
         if key in config:
             _check_mapping(config[key], f"{place}{key}", f"a choice of configs/{key}")
-            _check_node(config[key], f"{place}{key}")
+            check_node(config[key], f"{place}{key}")
     for key in ("callbacks", "logger"):
         for name, node in (config.get(key) or {}).items():
             if not _names_a_class(node):
                 raise InvalidValueError(f"{place}{key}.{name}={node}: nothing reads it; wanted a class, _target_=...")
-            _check_node(node, f"{place}{key}.{name}")
+            check_node(node, f"{place}{key}.{name}")
 
 
-def _check_node(node: Any, place: str) -> None:
-    """Check a node that may name a class, and all inside it."""
+def check_node(node: Any, place: str) -> None:
+    """Check a node that may name a class, and all inside it.
+
+    Args:
+        node: plain values. place: its key, for the error.
+    Raises:
+        InvalidValueError: names key, value and what is wanted.
+    """
     for index, item in enumerate(node if isinstance(node, list) else ()):
-        _check_node(item, f"{place}[{index}]")
+        check_node(item, f"{place}[{index}]")
     if not isinstance(node, Mapping):
         return
     if _names_a_class(node):
         target = node["_target_"]
-        read = declaration(target)
+        read = signature(target, f"{place}._target_")
         if not read.takes_any:
-            known = [name for name in read.parameters if name not in SUPPLIED.get(place, ())]
+            known = [name for name in read.annotations if name not in SUPPLIED.get(place, ())]
             _check_names(node, (*_HYDRAS, *known), f"{place}.", target)
         if not check_values(target, node, place):  # a class of the user's, or a library's
-            for key, value in node.items():
-                if key in read.parameters:
-                    _check_type(value, read.parameters[key].types, f"{place}.{key}")
+            check_annotated(read, node, place)
     for key, value in node.items():
-        _check_node(value, f"{place}.{key}")
+        check_node(value, f"{place}.{key}")
 
 
 def _check_names(found: Mapping[str, Any], known: Collection[str], place: str, reader: str = "") -> None:
@@ -125,19 +127,6 @@ def unread(key: str, known: Iterable[str], place: str, reader: str = "") -> str:
 def _check_mapping(value: Any, key: str, wanted: str) -> None:
     if not isinstance(value, Mapping):
         raise InvalidValueError(f"{key}={value}: wanted {wanted}")
-
-
-def _check_type(value: Any, types: Collection[str], key: str) -> None:
-    """Refuse a value of another type.
-
-    Parameters without simple types are not checked.
-    """
-    if not types or value is None or value == MISSING:
-        return
-    allowed = {"bool"} & {*types} if isinstance(value, bool) else types  # to Python, True is an int too
-    if not any(isinstance(value, _CLASS[name]) for name in allowed):
-        wanted = " or ".join(_WANTED[name] for name in _WANTED if name in types)
-        raise InvalidValueError(f"{key}={value}: wanted {wanted}; set {key}")
 
 
 def _names_a_class(node: Any) -> bool:

@@ -1,7 +1,7 @@
 """Which classes a config that lies beside a checkpoint may name: such a file can come from anyone.
 
 The config that somebody types is theirs, and may name any class. One that is read from a run's folder may name the
-classes of `SCHEMAS` and those below, and reads no environment variable but BDIA_DATA.
+classes of `SCHEMAS`, optimizers of torch, and reads no environment variable but BDIA_DATA.
 """
 
 import os
@@ -13,12 +13,6 @@ from bdia import InvalidValueError
 from bdia.build.schema import SCHEMAS
 
 TRUST = "BDIA_TRUST"  # packages of the user's own, with commas between
-ALSO = {
-    "bdia.models.ShiftedPatchEmbed",
-    "bdia.models.LocalitySelfAttention",
-    "timm.layers.PatchEmbed",
-    "timm.layers.Attention",
-}
 OPTIMIZERS = re.compile(r"torch\.optim\.[A-Z]\w*")
 RESOLVERS = re.compile(r"\$\{\s*([\w.]+)\s*:\s*([^,}]*)")
 ARGUMENTS = ("_args_", "_recursive_")  # of Hydra: what our configs never need, and what hides calls
@@ -51,7 +45,7 @@ def _is_trusted(target: Any, own: tuple[str, ...]) -> bool:
     if not isinstance(target, str):
         return False
     package = target.partition(".")[0]
-    return target in SCHEMAS or target in ALSO or bool(OPTIMIZERS.fullmatch(target)) or package in own
+    return target in SCHEMAS or bool(OPTIMIZERS.fullmatch(target)) or package in own
 
 
 def _entries(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:

@@ -48,8 +48,14 @@ def check_values(target: str, node: Mapping[str, Any], place: str) -> bool:
 @cache
 def _adapter(target: str) -> TypeAdapter[Any]:
     schema = SCHEMAS[target]
-    schema.__pydantic_config__ = ConfigDict(extra="ignore")
+    if not takes_any(target):
+        schema.__pydantic_config__ = ConfigDict(extra="ignore")  # names of keys are checked before
     return TypeAdapter(schema)
+
+
+def takes_any(target: str) -> bool:
+    """Tell whether a class of `SCHEMAS` hands keys that its schema does not name on to a library."""
+    return getattr(SCHEMAS[target], "__pydantic_config__", {}).get("extra") == "allow"
 
 
 def shown(value: Any) -> str:

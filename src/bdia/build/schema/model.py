@@ -2,6 +2,7 @@
 
 from typing import Required
 
+from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
 from bdia.build.schema.fields import (
@@ -73,6 +74,8 @@ class Vit(TypedDict, total=False):
 
 class TimmVit(TypedDict, total=False):
     """A ViT of timm, by name; further keys are timm's."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc] -- pydantic's own way
 
     stack: Required[NODE]
     name: Required[FILLED]
@@ -146,6 +149,23 @@ class RevVit(TypedDict, total=False):
     verify: maybe(FLAG)
 
 
+class PatchEmbed(TypedDict, total=False):
+    """Patches, of timm; sizes and norm are the model's."""
+
+    bias: FLAG
+
+
+class Attention(TypedDict, total=False):
+    """Attention, of timm; sizes and norm are the model's."""
+
+    qkv_bias: FLAG
+    qk_norm: FLAG
+    scale_norm: FLAG
+    proj_bias: FLAG
+    gated: FLAG
+    attn_drop: SHARE
+
+
 class Nothing(TypedDict, total=False):
     """No settings."""
 
@@ -204,6 +224,10 @@ SCHEMAS = {
     "bdia.models.timm_vit": TimmVit,
     "bdia.models.Gpt2": Gpt2,
     "bdia.models.Seq2SeqTransformer": Seq2Seq,
+    "bdia.models.ShiftedPatchEmbed": Nothing,
+    "bdia.models.LocalitySelfAttention": Nothing,
+    "timm.layers.PatchEmbed": PatchEmbed,
+    "timm.layers.Attention": Attention,
     "bdia.reversible.StandardStack": Nothing,
     "bdia.reversible.CheckpointStack": Checkpoint,
     "bdia.reversible.TwoLevelCheckpointStack": TwoLevel,
