@@ -6,9 +6,11 @@ import pytest
 import torch
 
 import bdia.bench.limits
+import bdia.profiling.machine
 from bdia.bench.cases import VARIANTS
 from bdia.bench.cell import Cell
-from bdia.bench.limits import _line, _peak, _status_bytes, add_fits, free_bytes, memory_ceiling
+from bdia.bench.limits import _line, _peak, add_fits, memory_ceiling
+from bdia.profiling.machine import free_bytes, status_bytes
 from bdia.profiling.sizes import GIB
 from bdia.results.record import status_of
 from helpers.bench_helpers import TINY, row
@@ -33,7 +35,7 @@ def test_the_ceiling_lies_within_what_is_free_and_is_taken_away_again_after_an_e
     with pytest.raises(KeyError), memory_ceiling(CPU):
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         raise KeyError
-    assert soft != before[0] and 0 < soft < _status_bytes("VmData") + free_bytes() and hard == before[1]
+    assert soft != before[0] and 0 < soft < status_bytes("VmData") + free_bytes() and hard == before[1]
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
@@ -45,9 +47,9 @@ def test_no_ceiling_is_set_for_a_gpu():
 
 
 def test_what_is_free_is_the_machines_or_the_control_groups_whichever_is_less(monkeypatch):
-    monkeypatch.setattr(bdia.bench.limits, "_read_kib", lambda path, name: 7000)
+    monkeypatch.setattr(bdia.profiling.machine, "_read_kib", lambda path, name: 7000)
     for group, wanted in ((None, 7000), (5000, 5000), (9000, 7000)):
-        monkeypatch.setattr(bdia.bench.limits, "_group_bytes", lambda group=group: group)
+        monkeypatch.setattr(bdia.profiling.machine, "_group_bytes", lambda group=group: group)
         assert free_bytes() == wanted
 
 

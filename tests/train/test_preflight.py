@@ -8,7 +8,7 @@ import pytest
 from bdia import BdiaError, InvalidValueError, UnsupportedError
 from bdia.data.errors import DataCorruptError
 from bdia.train.job import train
-from bdia.train.preflight import check_places, check_room
+from bdia.train.preflight import check_memory, check_places, check_room
 from helpers.training_helpers import compose_config, statuses
 
 
@@ -87,3 +87,27 @@ def test_refusals_are_errors_for_the_user(tiny):
         train(cfg)
     cfg.name = "custom"
     assert train(cfg).status == "ok" and statuses(cfg) == ["ok"]
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr("bdia.train.preflight.free_bytes", lambda: 10_000)
+    wanted = r"model\.net has [\d,]+ parameters: weights, .* 9\.77 KiB free; set a smaller model\.net\.width or depth"
+    with pytest.raises(UnsupportedError, match=wanted):
+        train(tiny())
+    assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("experiment", ["demo", "translation_smoke", "gpt2_smoke", "finetune_vit_cifar10_smoke"])
+def test_counting_parameters_draws_no_random_number_and_takes_no_memory(experiment):
+    import torch
+
+    arguments = {"num_classes": 10} if experiment in ("demo", "finetune_vit_cifar10_smoke") else {"vocab_size": 300}
+    state = torch.get_rng_state()
+    check_memory(compose_config(f"experiment={experiment}"), arguments)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_model_of_a_thousand_billion_parameters_is_counted_in_seconds():
+    wide = ["model.net.width=65536", "model.net.heads=64", "model.net.depth=64", "model.net.mlp_hidden=65536"]
+    with pytest.raises(UnsupportedError, match=r"model\.net has [\d,]{12,} parameters: .* TiB and the machine has"):
+        check_memory(compose_config(*wide), {"num_classes": 10})

@@ -30,6 +30,7 @@ from bdia.results.renamed import with_public_names
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
     from lightning.pytorch.loggers import Logger
+    from torch import nn
 
     from bdia.data.module import DataModule
     from bdia.tasks import Task
@@ -39,6 +40,7 @@ __all__ = [
     "build_callbacks",
     "build_data",
     "build_loggers",
+    "build_net",
     "build_task",
     "build_trainer",
     "check_run",
@@ -128,6 +130,11 @@ def build_data(cfg: DictConfig) -> DataModule:
     return _built(cfg.data)
 
 
+def build_net(cfg: DictConfig, net_arguments: Mapping[str, Any]) -> nn.Module:
+    """Build the model on its stack alone; arguments and errors as for `build_task`."""
+    return _built(cfg.model.net, **net_arguments)
+
+
 def build_task(
     cfg: DictConfig, net_arguments: Mapping[str, Any], task_arguments: Mapping[str, Any] | None = None
 ) -> Task:
@@ -140,7 +147,7 @@ def build_task(
         BdiaError: what a constructor refuses, with the config key.
     """
     _check_fit(cfg)
-    net = _built(cfg.model.net, **net_arguments)
+    net = build_net(cfg, net_arguments)
     optimizer, scheduler = (_built(part) for part in (cfg.optimizer, cfg.scheduler))
     settings = {key: value for key, value in cfg.model.items() if key != "net"}
     task = _built(settings, _partial_=True)  # objects stay out of Hydra's hands

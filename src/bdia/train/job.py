@@ -41,7 +41,7 @@ from bdia.results.store import write_record
 from bdia.reversible import GridOverflowError
 from bdia.tasks import Task
 from bdia.train.checkpoints import FINAL, WholeCheckpointIO, newest_whole, remove_resumable
-from bdia.train.preflight import check_places, check_room
+from bdia.train.preflight import check_memory, check_places, check_room
 from bdia.train.progress import SINGLE, Job, gamma_cost, progress, say_outcome
 from bdia.train.resume import Resume
 from bdia.train.weights import SET_BY_THE_RUN, find_weights, load_weights, train_once
@@ -230,9 +230,10 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
     for folder in (run_dir, Path(cfg.paths.results) / cfg.name):
         remove_leftovers(folder)
     start = newest_whole(run_dir, finished=(run_dir / RECORD).exists())
-    seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
     found.rows += [_metric(name, value) for name, value in data.facts.items()]
+    check_memory(cfg, data.net_arguments)
+    seed_everything(cfg.seed, verbose=False)
     task = build_task(cfg, data.net_arguments, data.task_arguments)
     check_room(run_dir, task.net)
     if cfg.get("weights") is not None:
