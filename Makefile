@@ -6,6 +6,10 @@ SCALE ?=
 SEEDS ?= 3
 DATA ?=
 QUICK ?=
+# Taken as they were typed: a folder's name may have quotes, spaces or a dollar sign.
+override DATA := $(value DATA)
+override SCALE := $(value SCALE)
+export DATA SCALE
 # Idle threads sleep instead of spinning: on shared cores a spinning barrier costs more than the work.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -68,16 +72,16 @@ $(VENV)/.docs: pyproject.toml constraints.txt
 	@touch $@
 
 reproduce-cifar10: setup ## Table 1 on CIFAR-10 [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the images]
-	$(BIN)/bdia reproduce recipe=cifar10 scale="$(SCALE)" seeds="$(SEEDS)" data="$(DATA)"
+	$(BIN)/bdia reproduce recipe=cifar10 scale="$$SCALE" seeds="$(SEEDS)" data="$$DATA"
 
 reproduce-cifar100: setup ## Table 1 on CIFAR-100 [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the images]
-	$(BIN)/bdia reproduce recipe=cifar100 scale="$(SCALE)" seeds="$(SEEDS)" data="$(DATA)"
+	$(BIN)/bdia reproduce recipe=cifar100 scale="$$SCALE" seeds="$(SEEDS)" data="$$DATA"
 
 reproduce-translation: setup ## Fig. 4, English to French, loss and BLEU [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the text]
-	$(BIN)/bdia reproduce recipe=translation scale="$(SCALE)" seeds="$(SEEDS)" data="$(DATA)"
+	$(BIN)/bdia reproduce recipe=translation scale="$$SCALE" seeds="$(SEEDS)" data="$$DATA"
 
 reproduce-gpt2: setup ## Fig. 5, GPT-2 on little text, loss and perplexity [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the text]
-	$(BIN)/bdia reproduce recipe=gpt2 scale="$(SCALE)" seeds="$(SEEDS)" data="$(DATA)"
+	$(BIN)/bdia reproduce recipe=gpt2 scale="$$SCALE" seeds="$(SEEDS)" data="$$DATA"
 
 clean: ## remove .venv, caches and runs/ (checkpoints, logs); records in results/ stay
 	rm -rf $(VENV) runs site .pytest_cache .ruff_cache .mypy_cache .hypothesis

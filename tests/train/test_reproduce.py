@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -109,6 +110,24 @@ def test_every_recipe_has_an_experiment_and_a_make_target_at_every_scale(recipe,
     experiment = RECIPES[recipe] + ("" if scale == "paper" else f"_{scale}")
     assert (CONFIGS / "experiment" / f"{experiment}.yaml").exists()
     assert f"\nreproduce-{recipe}:" in (CONFIGS.parent / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("given", ['it\'s a "folder"', "a$HOME", "a $(HOME) `b`", "a (1) #2", "données"])
+def test_make_hands_a_folder_on_as_it_was_typed(given, tmp_path):
+    """The recipe's command is replaced by one that prints its arguments."""
+    makefile = (CONFIGS.parent / "Makefile").read_text()
+    assert "$(BIN)/bdia reproduce" in makefile
+    (tmp_path / "Makefile").write_text(
+        makefile.replace("$(BIN)/bdia reproduce", "@printf '%s\\n'").replace(
+            "reproduce-cifar10: setup", "reproduce-cifar10:"
+        )
+    )
+    command = ["make", "--no-print-directory", "reproduce-cifar10"]
+    typed = subprocess.run([*command, f"DATA={given}"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    exported = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True, env=os.environ | {"DATA": given}
+    )
+    assert typed.stdout.splitlines()[-1] == exported.stdout.splitlines()[-1] == f"data={given}"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bdia import BdiaError, MissingExtraError
-from bdia.results.output import silence
+from bdia.results.output import printable, silence
 
 DEBUG = "BDIA_DEBUG"  # set to 1: the traceback of every error
 
@@ -38,7 +38,7 @@ def one_line_errors() -> Iterator[None]:
 
 def refuse(text: str) -> None:
     """Print one line on stderr and exit with 2."""
-    print("error:", " ".join(text.split()), file=sys.stderr)
+    print("error:", printable(" ".join(text.split())), file=sys.stderr)
     sys.exit(2)
 
 

@@ -29,10 +29,11 @@ class Arguments:
 def run(argv: Sequence[str]) -> None:
     """Write the report, print tables and the page's path."""
     arguments = read_arguments(Arguments(), argv)
+    from bdia.results.output import printable
     from bdia.results.report import build_report, selected, table_text
     from bdia.results.store import read_remarks
 
     records = selected(arguments.results, arguments.experiment)
     page = build_report(arguments.results, arguments.out or arguments.results)
-    print(table_text(records, read_remarks(arguments.results)))
+    print(printable(table_text(records, read_remarks(arguments.results))))
     print(f"\nReport: {page}")

@@ -16,6 +16,7 @@ from bdia.models.attention import KeyValueCache, SelfAttention
 from bdia.models.blocks import Block, MergeStreams, feed_forward
 from bdia.models.dropout import Dropout
 from bdia.models.gpt2_weights import load_gpt2_weights
+from bdia.models.layers import reset_parts
 from bdia.models.loss_head import LossHead
 
 
@@ -66,11 +67,17 @@ class Gpt2(nn.Module):
         )
         self.join = MergeStreams(width, self.blocks.streams)
         self.loss_head = LossHead(loss_chunk)
-        self._draw_weights(depth)
+        self._draw_weights()
         if weights is not None:
             load_gpt2_weights(self, Path(weights))
 
-    def _draw_weights(self, depth: int) -> None:
+    def init_weights(self) -> None:
+        """Draw all weights anew: after `to_empty`, for a model that was built on torch's meta device."""
+        reset_parts(self)
+        self._draw_weights()
+
+    def _draw_weights(self) -> None:
+        depth = len(self.blocks)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 last_of_branch = name.endswith((".attn.proj", ".mlp.fc2"))

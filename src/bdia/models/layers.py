@@ -67,10 +67,15 @@ class LocalitySelfAttention(nn.Module):
         self.num_heads = num_heads
         self.head_dim = attn_head_dim
         inner = num_heads * attn_head_dim
-        self.temperature = nn.Parameter(torch.tensor(math.log(attn_head_dim**-0.5)))
+        self.temperature = nn.Parameter(torch.empty(()))
+        self.reset_temperature()
         self.qkv = nn.Linear(dim, 3 * inner, bias=False)
         self.proj = nn.Linear(inner, dim)
         self.proj_drop = Dropout(proj_drop)
+
+    def reset_temperature(self) -> None:
+        """Set the temperature to what training starts from."""
+        nn.init.constant_(self.temperature, math.log(self.head_dim**-0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the attention branch (B, T, D) of x (B, T, D); needs at least two tokens."""
@@ -79,6 +84,15 @@ class LocalitySelfAttention(nn.Module):
         q = q * self.temperature.exp()
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=other_tokens(x), scale=1.0)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+
+
+def reset_parts(model: nn.Module) -> None:
+    """Draw the weights of every part anew that knows how, in the order in which they are registered."""
+    for module in model.modules():
+        if isinstance(module, LocalitySelfAttention):
+            module.reset_temperature()
+        elif callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
 
 
 def other_tokens(x: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 B batch, S source tokens, T target tokens, D width, K blocks, V vocabulary.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -14,6 +16,7 @@ from bdia import InvalidValueError
 from bdia.models.attention import CrossAttention, KeyValueCache, SelfAttention
 from bdia.models.blocks import Block, DecoderBlock, MergeStreams, feed_forward
 from bdia.models.dropout import Dropout
+from bdia.models.layers import reset_parts
 from bdia.models.loss_head import LossHead
 
 
@@ -75,9 +78,23 @@ class Seq2SeqTransformer(nn.Module):
         self.decoder = stack([DecoderBlock(width, attention(causal=True), layer, mlp()) for layer in cross])
         self.decoder_join = MergeStreams(width, self.decoder.streams)
         self.loss_head = LossHead(loss_chunk, ignore_index=self.pad_id)
-        self._draw_weights(width)
+        self._draw_weights()
+        self.register_load_state_dict_post_hook(_after_loading)
 
-    def _draw_weights(self, width: int) -> None:
+    def init_weights(self) -> None:
+        """Draw all weights anew: after `to_empty`, for a model that was built on torch's meta device."""
+        reset_parts(self)
+        self._draw_weights()
+        self._rebuild_positions()
+
+    def _rebuild_positions(self) -> None:
+        """Compute the sinusoids, which no state dict has, where the weights are."""
+        with torch.device("cpu"):
+            table = sinusoids(*self.positions.shape)
+        self.positions = table.to(self.target_tokens.weight)
+
+    def _draw_weights(self) -> None:
+        width = self.positions.shape[1]
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -138,6 +155,11 @@ class Seq2SeqTransformer(nn.Module):
         hidden = self.decode(inputs, *self.encode(source)).flatten(0, 1)
         total = self.loss_head(hidden, self.target_tokens.weight, labels.flatten(), label_smoothing)
         return total, (labels != self.pad_id).sum()
+
+
+def _after_loading(model: Seq2SeqTransformer, keys: object) -> None:
+    """A hook of its own, and no lambda, so that a model can be pickled."""
+    model._rebuild_positions()
 
 
 def sinusoids(positions: int, width: int) -> Tensor:

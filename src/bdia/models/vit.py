@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bdia import InvalidValueError
 from bdia.models.blocks import Block, feed_forward
 from bdia.models.dropout import Dropout
-from bdia.models.layers import LocalitySelfAttention, ShiftedPatchEmbed
+from bdia.models.layers import LocalitySelfAttention, ShiftedPatchEmbed, reset_parts
 
 
 class VisionTransformer(nn.Module):
@@ -76,6 +76,12 @@ class VisionTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(width * self.blocks.streams)
         self.head = nn.Linear(width * self.blocks.streams, num_classes)
+
+    def init_weights(self) -> None:
+        """Draw all weights anew: after `to_empty`, for a model that was built on torch's meta device."""
+        reset_parts(self)
+        nn.init.normal_(self.cls_token)
+        nn.init.normal_(self.pos_embed)
 
     def embed(self, image: Tensor) -> Tensor:
         """Return x_0 (B, T, D), the class token first, for an image (B, C, img_size, img_size)."""

@@ -1,8 +1,11 @@
 """Lines that a command prints while it works. A reader that has gone, such as `head`, never ends the work."""
 
 import os
+import re
 import sys
 from typing import TextIO
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def say(line: str) -> None:
@@ -15,9 +18,14 @@ def say_on_stderr(line: str) -> None:
     _print(line, sys.stderr)
 
 
+def printable(text: str) -> str:
+    """Return a text without what a terminal obeys: a record or a file may hold any character."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def _print(line: str, stream: TextIO) -> None:
     try:
-        print(line, file=stream, flush=True)
+        print(printable(line), file=stream, flush=True)
     except BrokenPipeError:
         silence(stream)
 

@@ -21,7 +21,7 @@ from bdia.build import build_data, build_task, compose
 from bdia.data.module import DataModule
 from bdia.profiling.workload import Workload
 from bdia.results import table_text
-from bdia.results.output import say
+from bdia.results.output import printable, say
 from bdia.results.report import build_report
 from bdia.results.store import read_records, read_remarks
 from bdia.train.job import free_memory
@@ -113,7 +113,7 @@ def reproduce(recipe: str, asked: str | None, seeds: int, results: Path) -> int:
     if results.is_dir() and (records := read_records(results)):
         page = build_report(results, results)
         own = [record for record in records if record.experiment == experiment]
-        print(table_text(own, read_remarks(results)), f"\nReport: {page}")
+        print(printable(table_text(own, read_remarks(results))), f"\nReport: {page}")
     return code
 
 

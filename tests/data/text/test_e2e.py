@@ -2,16 +2,21 @@
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from bdia.data.errors import DataCorruptError, DataNotFoundError
 from bdia.data.text.e2e import E2eFiles
+from bdia.data.text.normal import normal
 from bdia.data.text.restaurants import MadeUpRestaurants
 
 DEV = "mr,ref\n" + "".join(f'"name[R{n // 2}], area[a, b]","R{n // 2} says ""{n}"", café."\n' for n in range(40))
 TEST = '"mr","ref"\r\n' + "".join(f'"name[T{n // 3}]","It is T{n // 3}, {n}."\r\n' for n in range(12))
+
+
+TWINS = (str, str.upper, lambda text: unicodedata.normalize("NFD", text), lambda text: text.replace(" ", "\u00a0 "))
 
 
 @pytest.fixture
@@ -43,6 +48,14 @@ def test_validation_has_whole_meaning_representations_that_training_has_not(fold
     assert len(meanings(pairs["val"])) == 5 and len(pairs["val"]) == 10
     assert not meanings(pairs["val"]) & meanings(pairs["train"])
     assert meanings(source(val_fraction=0.25, seed=1).load(folder)["val"]) != meanings(pairs["val"])
+
+
+def test_meanings_that_read_alike_stay_in_one_split(folder):
+    rows = [f'"{form(f"name[Café {n}], area[x]")}","Says {n}."' for n in range(20) for form in TWINS]
+    (folder / "e2e" / "devset.csv").write_text("mr,ref\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    pairs = source(val_fraction=0.25).load(folder)
+    seen, held_out = ({normal(meaning) for meaning in meanings(pairs[split])} for split in ("train", "val"))
+    assert len(held_out) == 5 and len(pairs["val"]) == 5 * len(TWINS) and not seen & held_out
 
 
 def test_a_file_of_its_own_is_the_validation_split(folder):

@@ -14,6 +14,7 @@ from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError
 from bdia.data.files import find, read_text
 from bdia.data.loader import seeded_generator
+from bdia.data.text.normal import normal
 from bdia.data.text.splits import Pair, Pairs, keep_some
 
 COLUMNS = ("mr", "ref")  # meaning representation, sentence
@@ -69,11 +70,11 @@ class E2eFiles:
             val = self._read(data_dir, "val")
         else:
             held_out = self._held_out(train)
-            val = [pair for pair in train if pair[0] in held_out]
-            train = [pair for pair in train if pair[0] not in held_out]
+            val = [pair for pair in train if normal(pair[0]) in held_out]
+            train = [pair for pair in train if normal(pair[0]) not in held_out]
         if self.test_limit is not None:
             kept = set(_shuffled(_meanings(test), self.seed)[: self.test_limit])
-            test = [pair for pair in test if pair[0] in kept]
+            test = [pair for pair in test if normal(pair[0]) in kept]
         return {"train": keep_some(train, self.limit, self.seed), "val": val, "test": test}
 
     def _held_out(self, pairs: list[Pair]) -> set[str]:
@@ -108,7 +109,8 @@ def _pair(row: Sequence[str], number: int, path: Path, hint: str) -> Pair:
 
 
 def _meanings(pairs: list[Pair]) -> list[str]:
-    return list(dict.fromkeys(meaning for meaning, _ in pairs))
+    """Return each meaning once, as it is compared: two that read alike stay in one split."""
+    return list(dict.fromkeys(normal(meaning) for meaning, _ in pairs))
 
 
 def _shuffled(meanings: list[str], seed: int) -> list[str]:
