@@ -1,5 +1,6 @@
 """`bdia <verb>`: found by name, imported when it runs, errors of one line and exit code 2."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -127,11 +128,19 @@ def raises(monkeypatch, call):
     return run
 
 
+FULL = (
+    ": make room, or set paths.runs and paths.results to another disk; the same command then goes on from the last "
+    "checkpoint"
+)
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
         (InvalidValueError("a=1: wanted 2;\nset a"), "a=1: wanted 2; set a"),
         (PermissionError(13, "Permission denied", "file"), "[Errno 13] Permission denied: 'file'"),
+        (OSError(errno.ENOSPC, "No space left on device"), f"No space left on device{FULL}"),
+        (OSError(errno.EDQUOT, "x", "runs/a"), f"{os.strerror(errno.EDQUOT)} (runs/a){FULL}"),
         (ModuleNotFoundError("No module", name="matplotlib.figure"),
          "this verb needs the package matplotlib, which is not installed: pip install '.[report]' in bdia's checkout"),
         (ModuleNotFoundError("No module named 'x'", name="x"), "No module named 'x'"),

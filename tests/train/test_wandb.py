@@ -1,5 +1,6 @@
 """W&B never holds a run up: without a network, with a refused key or a hanging server it goes on offline."""
 
+import os
 import re
 import socket
 import threading
@@ -179,3 +180,24 @@ def test_an_id_holds_only_what_w_and_b_allows(tmp_path):
     folder.mkdir()
     assert wandb_id(folder).startswith("a-b-c---_s0-")
     assert wandb_id(folder) == wandb_id(folder)
+
+
+ODD = {"WANDB_MODE": "bogus", "WANDB_CONSOLE": "loud", "WANDB_HTTP_TIMEOUT": "abc", "WANDB_RUN_ID": "a/b"}
+ODD |= {"WANDB_RESUME": "sure", "WANDB_SILENT": "maybe", "WANDB_INIT_TIMEOUT": "x"}
+
+
+def test_variables_that_w_and_b_would_refuse_are_named_and_count_as_not_set(own_environment, caplog):
+    for name, value in ODD.items():
+        own_environment.setenv(name, value)
+    own_environment.setenv("WANDB_PROJECT", "mine")
+    with loggers._only_understood():
+        assert not ODD.keys() & os.environ.keys() and os.environ["WANDB_PROJECT"] == "mine"
+    assert all(os.environ[name] == value for name, value in ODD.items())
+    assert all(f"{name}={ODD[name]}: W&B does not take it" in caplog.text for name in ODD if name != "WANDB_MODE")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ODD)
+def test_a_run_trains_to_its_end_whatever_the_variables_of_w_and_b_say(tiny, own_environment, name):
+    own_environment.setenv(name, ODD[name])
+    assert train(tiny("trainer.max_epochs=1", "logger=default")).status == "ok"

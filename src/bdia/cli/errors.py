@@ -1,5 +1,6 @@
 """How a command ends when it cannot do what was asked: one line, exit code 2."""
 
+import errno
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from bdia import BdiaError, MissingExtraError
 from bdia.results.output import printable, silence
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 DEBUG = "BDIA_DEBUG"  # set to 1: the traceback of every error
 
 
@@ -47,10 +49,16 @@ def _is_accident(error: Exception) -> bool:
         return False
     if isinstance(error, ModuleNotFoundError):
         return not error.name or error.name.partition(".")[0] == "bdia"
-    return error.filename is None
+    return error.filename is None and error.errno not in FULL
 
 
 def _text(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and not isinstance(error, BdiaError):
         return str(MissingExtraError.of(error, "this verb") or error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = f" ({error.filename})" if error.filename else ""
+        return (
+            f"{os.strerror(error.errno)}{where}: make room, or set paths.runs and paths.results to another disk; the "
+            "same command then goes on from the last checkpoint"
+        )
     return str(error) or type(error).__name__

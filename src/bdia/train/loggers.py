@@ -1,11 +1,13 @@
 """Loggers, called alike by `build_loggers`: (save_dir, name, group, config)."""
 
+import contextlib
 import csv
 import io
 import logging
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,7 @@ def wandb_logger(save_dir: Path, name: str, group: str, config: dict[str, Any], 
         try:
             run = _started(client, tried, arguments)
             break
-        except (client.Error, OSError) as error:
+        except (client.Error, OSError, ValueError) as error:  # ValueError: a variable WANDB_... that it does not take
             reason = f"W&B can't start ({' '.join(str(error).split())[:200]})"
             client.teardown()
     else:
@@ -89,12 +91,43 @@ def wandb_logger(save_dir: Path, name: str, group: str, config: dict[str, Any], 
 
 def _started(client: Any, mode: str, arguments: dict[str, Any]) -> Any:
     resume = {"resume": "allow"} if mode in ("online", "shared") else {}
-    settings = client.Settings(
-        silent=True, console="off", mode=mode, init_timeout=SECONDS_OF_START, finish_timeout=SECONDS_OF_END,
-        finish_timeout_raises=False,
-    )  # fmt: skip
-    client.setup(settings)
-    return client.init(**arguments, **resume, settings=settings)
+    with _only_understood():
+        settings = client.Settings(
+            silent=True, console="off", mode=mode, init_timeout=SECONDS_OF_START, finish_timeout=SECONDS_OF_END,
+            finish_timeout_raises=False,
+        )  # fmt: skip
+        client.setup(settings)
+        return client.init(**arguments, **resume, settings=settings)
+
+
+@contextlib.contextmanager
+def _only_understood() -> Iterator[None]:
+    """Inside, the environment has no variable of W&B's with a value that it refuses: it would end the run.
+
+    Its mode is chosen here (`choose_mode`), the others are named in a warning.
+    """
+    refused = {"WANDB_MODE", *_refused()} & os.environ.keys()
+    kept = {name: os.environ.pop(name) for name in refused}
+    for name in sorted(refused - {"WANDB_MODE"}):
+        log.warning("%s=%s: W&B does not take it; it counts as not set", name, kept[name])
+    try:
+        yield
+    finally:
+        os.environ |= kept
+
+
+def _refused() -> list[str]:
+    """Return the variables of W&B's whose value its settings refuse."""
+    from wandb import Error
+    from wandb.sdk.wandb_settings import Settings
+
+    found = []
+    for name in [name for name in os.environ if name.startswith("WANDB_") and name != "WANDB_MODE"]:
+        try:
+            Settings().update_from_env_vars({name: os.environ[name]})
+        except (Error, ValueError):
+            found.append(name)
+    return found
 
 
 def wandb_id(save_dir: Path) -> str:
