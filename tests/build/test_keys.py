@@ -8,7 +8,7 @@ import pytest
 from bdia import InvalidValueError
 from bdia.build import compose
 from bdia.build.keys import KEYS, check_node
-from bdia.build.signature import signature
+from bdia.build.signature import Signature, signature
 from bdia.results.identity import config_sha256
 from bdia.train.job import recorded_config
 
@@ -132,6 +132,9 @@ class Base(Generic[T]):
 class Subscripted(Base[int]): pass
 class HandsOn(Base[int]):
     def __init__(self, depth: int, **kwargs): super().__init__(**kwargs)
+class Any:
+    def __init__(self, *_, **__): pass
+class Empty: pass
 class Keeps(abc.ABC):
     def __init__(self, width: int, **kwargs): pass
 class Kinds:
@@ -161,7 +164,8 @@ def test_the_arguments_of_base_classes_and_functions_are_found(users, name):
 
 
 def test_a_class_that_keeps_what_it_is_given_takes_any_key(users):
-    assert signature(f"{users}.Keeps").takes_any
+    assert signature(f"{users}.Keeps").takes_any and signature(f"{users}.Any").takes_any
+    assert signature(f"{users}.Empty") == Signature({})
 
 
 def of_user(users, kind, **settings):

@@ -357,7 +357,12 @@ def test_a_failure_in_the_middle_leaves_no_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "first", ["import bdia", "import bdia.train.export", "from bdia.train.export import Source; import bdia"]
+    "first",
+    [
+        "import bdia",
+        pytest.param("import bdia.train.export", marks=pytest.mark.slow),
+        pytest.param("from bdia.train.export import Source; import bdia", marks=pytest.mark.slow),
+    ],
 )
 def test_the_name_can_be_called_whatever_was_imported_first(first, tmp_path):
     code = f"{first}; import torch; bdia.export(torch.nn.Linear(2, 2), 'out', 'torch')"

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import bdia.train.launch
 import bdia.train.reproduce
-from bdia.build import CONFIGS, build_data, compose
+from bdia.build import CONFIGS, build_data, compose, quoted
 from bdia.cli.main import main
 from bdia.train.reproduce import (
     RECIPES,
@@ -110,6 +112,14 @@ def test_every_recipe_has_an_experiment_and_a_make_target_at_every_scale(recipe,
     experiment = RECIPES[recipe] + ("" if scale == "paper" else f"_{scale}")
     assert (CONFIGS / "experiment" / f"{experiment}.yaml").exists()
     assert f"\nreproduce-{recipe}:" in (CONFIGS.parent / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("folder", ["a b", "a,b", "lr=3", "#1", "été", "(new)", "it's", "a'b\\", "[x]", "{x}"])
+def test_the_sweeps_folder_is_one_value_to_hydra_whatever_its_name(folder):
+    override = next(word for word in sweep_command("demo", 1, 1, Path(folder)) if word.startswith("paths.results="))
+    read = OverridesParser.create().parse_override(override)
+    assert not read.is_sweep_override() and read.value() == folder
+    assert quoted([override]) == [override]
 
 
 @pytest.mark.parametrize("given", ['it\'s a "folder"', "a$HOME", "a $(HOME) `b`", "a (1) #2", "données"])

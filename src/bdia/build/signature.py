@@ -66,19 +66,15 @@ def of_callable(found: Any) -> Signature:
 
 
 def _of_class(found: type) -> Signature:
-    """`**kwargs` go to the next constructor of the base classes."""
+    """`**kwargs` go to the next constructor of the base classes; where there is none, nobody knows who reads them."""
     annotations: dict[str, Any] = {}
-    for base in found.__mro__:
-        if base is object:
-            break
-        if "__init__" in vars(base):
-            own = _of_function(vars(base)["__init__"], skip=1)
-            annotations = own.annotations | annotations
-            if not own.takes_any:
-                return Signature(annotations)
-    else:
-        return _of_function(found)
-    return Signature(annotations, takes_any=bool(annotations) or "__new__" in vars(found))
+    constructors = [vars(base)["__init__"] for base in found.__mro__[:-1] if "__init__" in vars(base)]
+    for constructor in constructors:
+        own = _of_function(constructor, skip=1)
+        annotations = own.annotations | annotations
+        if not own.takes_any:
+            return Signature(annotations)
+    return Signature(annotations, takes_any=True) if constructors else _of_function(found)
 
 
 def _of_function(found: Any, skip: int = 0) -> Signature:

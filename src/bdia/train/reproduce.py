@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig
 
 from bdia import InvalidValueError
-from bdia.build import build_data, build_task, compose
+from bdia.build import build_data, build_task, compose, quoted
 from bdia.data.module import DataModule
 from bdia.profiling.workload import Workload
 from bdia.results import table_text
@@ -119,7 +119,7 @@ def reproduce(recipe: str, asked: str | None, seeds: int, results: Path) -> int:
 
 def sweep_command(experiment: str, seeds: int, jobs: int, results: Path) -> list[str]:
     """Return the command that trains every variant with every seed, `jobs` at a time."""
-    command = [sys.executable, "-m", "bdia.train", f"experiment={experiment}", f"paths.results={results}"]
+    command = [sys.executable, "-m", "bdia.train", f"experiment={experiment}", *quoted([f"paths.results={results}"])]
     command.append("hydra.sweeper.params.seed='" + ",".join(map(str, range(seeds))) + "'")
     return command + (["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else [])
 
