@@ -39,6 +39,7 @@ class Seq2SeqTransformer(nn.Module):
     """
 
     pad_id = 0  # token that fills up short sequences, in every tokenizer of bdia.data
+    positions: Tensor
 
     def __init__(
         self,
