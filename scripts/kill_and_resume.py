@@ -3,6 +3,7 @@
 Usage: python scripts/kill_and_resume.py [key=value ...]
 
   kills=200      in all: SIGKILL, SIGTERM, SIGINT in turn
+  full=0         share of the tries in which the disk is full from some write on, beside them
   seed=0         of the moments
   runs=/dev/shm  a folder for the runs, best on another file system than the temporary folder
   out=results/kills   folder of the record
@@ -14,6 +15,7 @@ optimizer and every recorded number but times and memory must be equal to the la
 """
 
 import contextlib
+import errno
 import io
 import os
 import random
@@ -25,12 +27,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from omegaconf import OmegaConf
 
 from bdia.bench.studies.record import StudyRecord
+from bdia.cli.arguments import script_arguments
 from bdia.cli.main import main as command
 from bdia.results.store import read_records
 from bdia.train import checkpoints, job  # noqa: F401 # imported before the forks
@@ -45,6 +47,7 @@ CHOICES = [
 ]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 VARY = {"step_time", "epoch_time", "throughput", "peak_allocated", "peak_reserved"}  # not the same in two whole runs
+REFUSED = 2  # exit code of an error in one line
 PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
 
 
@@ -53,6 +56,7 @@ class Arguments:
     """The command line; the module's text says what each means."""
 
     kills: int = 200
+    full: float = 0.0
     seed: int = 0
     runs: str = "/dev/shm"  # nosec B108 # a file system of its own, a new folder in it
     out: str = "results/kills"
@@ -89,6 +93,19 @@ def kill_while_writing(at: random.Random, number: int) -> None:
 
     checkpoints.torch.save = cut_save
     os.fsync, os.replace = around(fsync, "fsync", "synced"), around(replace, "replace", "replaced")
+
+
+def fill_disk(at: random.Random) -> None:
+    """Let the disk be full for this process from its n-th write on."""
+    left, fsync = [at.randint(1, 40)], os.fsync
+
+    def full(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    os.fsync = full
 
 
 def start(folder: Path, aimed: Callable[[], None] | None = None) -> int:
@@ -148,14 +165,22 @@ def differences(found: Any, wanted: Any, where: str) -> list[str]:
 
 
 def interrupted_run(
-    folder: Path, at: random.Random, seconds: float, kills: int, given: int
+    folder: Path, at: random.Random, seconds: float, kills: int, given: int, full: float
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Give the command until it ends, killing it at most so many times; returns exit code and one row per kill."""
+    """Give the command until it ends, with at most so many kills and full disks; returns exit code and those.
+
+    Args:
+        seconds: of a whole run. given: kills before, for the turn of the signals. full: share of full disks.
+    """
     rows: list[dict[str, Any]] = []
-    while True:
-        if len(rows) == kills:
-            code = ended(start(folder), 600)
-            return (1 if code is None else code), rows
+    while len(rows) < kills:
+        if full and at.random() < full:
+            seed = at.random()
+            status = ended(start(folder, lambda seed=seed: fill_disk(random.Random(seed))), 600)
+            if status != REFUSED:
+                return (1 if status is None else status), rows
+            rows.append({"signal": "full disk", "aimed": True, "exit": status})
+            continue
         number, aimed = SIGNALS[(given + len(rows)) % 3], at.random() < 0.5
         seed = at.random()
         pid = start(
@@ -167,9 +192,49 @@ def interrupted_run(
         if status is None:
             os.kill(pid, number)
             status = ended(pid, 600)
-        rows += [{**row, "exit": status}] if status in (-number, 128 + number) else []
         if status not in (-number, 128 + number):
             return (1 if status is None else status), rows
+        rows.append({**row, "exit": status})
+    code = ended(start(folder), 600)
+    return (1 if code is None else code), rows
+
+
+class Whole(NamedTuple):
+    """What the uninterrupted run came to: its seconds, final checkpoint and recorded numbers."""
+
+    seconds: float
+    weights: dict[str, Any]
+    numbers: dict[tuple[Any, ...], float]
+
+
+def whole_run(base: Path) -> Whole:
+    """Train without an interruption."""
+    folder, clock = base / "whole", time.monotonic()
+    folder.mkdir()
+    if ended(start(folder), 600) != 0:
+        sys.exit(f"the uninterrupted run failed: {(folder / 'log').read_text()[-2000:]}")
+    return Whole(time.monotonic() - clock, *outcome(folder))
+
+
+def compared_run(
+    folder: Path, whole: Whole, at: random.Random, kills: int, given: int = 0, full: float = 0.0
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Train with interruptions; returns what differs from the uninterrupted run, and the interruptions."""
+    folder.mkdir()
+    code, killed = interrupted_run(folder, at, whole.seconds, kills, given, full)
+    if code != 0:
+        return [f"exit code {code}: {(folder / 'log').read_text()[-300:]}"], killed
+    weights, numbers = outcome(folder)
+    found = [text for part in PARTS for text in differences(weights[part], whole.weights[part], part)]
+    found += [
+        f"record: {key} {whole.numbers.get(key)} {numbers.get(key)}"
+        for key in whole.numbers.keys() | numbers.keys()
+        if whole.numbers.get(key) != numbers.get(key)
+    ]
+    found += [f"left behind: {path.name}" for path in folder.rglob(".unfinished-*")]
+    if not found:
+        shutil.rmtree(folder)
+    return found, killed
 
 
 def measure(arguments: Arguments) -> tuple[list[dict[str, Any]], int]:
@@ -177,34 +242,16 @@ def measure(arguments: Arguments) -> tuple[list[dict[str, Any]], int]:
     at, rows, given, wrong = random.Random(arguments.seed), [], 0, 0
     base = Path(tempfile.mkdtemp(prefix="bdia-kills-", dir=arguments.runs))
     try:
-        whole = base / "whole"
-        whole.mkdir()
-        clock = time.monotonic()
-        if ended(start(whole), 600) != 0:
-            sys.exit(f"the uninterrupted run failed: {(whole / 'log').read_text()[-2000:]}")
-        seconds, (weights, numbers) = time.monotonic() - clock, outcome(whole)
+        whole = whole_run(base)
         while given < arguments.kills:
-            folder = base / f"run{len(rows)}"
-            folder.mkdir()
-            code, killed = interrupted_run(folder, at, seconds, min(8, arguments.kills - given), given)
+            kills = min(8, arguments.kills - given)
+            found, killed = compared_run(base / f"run{len(rows)}", whole, at, kills, given, arguments.full)
             given += len(killed)
-            found = [f"exit code {code}: {(folder / 'log').read_text()[-300:]}"]
-            if code == 0:
-                theirs, measured = outcome(folder)
-                found = [text for part in PARTS for text in differences(theirs[part], weights[part], part)]
-                found += [
-                    f"record: {key} {numbers.get(key)} {measured.get(key)}"
-                    for key in numbers.keys() | measured.keys()
-                    if numbers.get(key) != measured.get(key)
-                ]
-                found += [f"left behind: {path.name}" for path in folder.rglob(".unfinished-*")]
             wrong += bool(found)
             rows.append({"kills": killed, "different": found[:20]})
             print(
                 f"run {len(rows)}: {len(killed)} kills ({given} of {arguments.kills}), {found or 'equal'}", flush=True
             )
-            if not found:
-                shutil.rmtree(folder)
     finally:
         if not wrong:
             shutil.rmtree(base)
@@ -213,11 +260,7 @@ def measure(arguments: Arguments) -> tuple[list[dict[str, Any]], int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, measure, write the record."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(given):
-        print((__doc__ or "").strip())
-        return
-    arguments = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Arguments), OmegaConf.from_cli(given)))
+    arguments = script_arguments(Arguments(), __doc__, argv)
     torch.set_num_threads(1)
     record = StudyRecord("kills", asdict(arguments), Path(arguments.out))
     rows, wrong = measure(arguments)

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from depth_figure import draw
-from omegaconf import OmegaConf
 
 from bdia.bench.studies.record import StudyRecord
 from bdia.build import compose
+from bdia.cli.arguments import script_arguments
 from bdia.data.files import write_whole
 from bdia.profiling.storage_meter import StorageMeter
 from bdia.profiling.workload import build_workload
@@ -78,11 +78,7 @@ def record(arguments: Arguments) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(given):
-        print(__doc__.strip())
-        return
-    arguments = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Arguments), OmegaConf.from_cli(given)))
+    arguments = script_arguments(Arguments(), __doc__, argv)
     path = Path(arguments.show) if arguments.show else record(arguments)
     write_whole(Path(arguments.figure), draw(json.loads(path.read_text(encoding="utf-8"))))
     print(path, arguments.figure, sep="\n")

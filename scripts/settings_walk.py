@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from bdia.bench.studies.record import StudyRecord
 from bdia.build import compose
 from bdia.build.keys import plain_values
+from bdia.cli.arguments import script_arguments
 from bdia.cli.main import main as command
 from bdia.results.record import without_folders
 from bdia.results.store import read_records
@@ -195,11 +195,7 @@ def walk(arguments: Arguments) -> list[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, walk, write the record."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(given):
-        print((__doc__ or "").strip())
-        return
-    arguments = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Arguments), OmegaConf.from_cli(given)))
+    arguments = script_arguments(Arguments(), __doc__, argv)
     torch.set_num_threads(1)
     record = StudyRecord("settings", asdict(arguments), Path(arguments.out))
     rows = walk(arguments)

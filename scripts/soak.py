@@ -13,16 +13,24 @@ gradients and the random state afterwards must be equal to the last bit. Half of
 in a layer (in forward, in recomputation, in backward), NaN in the input, a stream past the grid's range, a flipped bit
 in the side information or in a stream that is held, a layer that does not repeat itself. Verdicts: *equal*, *refused*
 by an error that names the cause, SILENT (wrong bits without an error), CRASH (anything else). After a fault the same
-model takes a step without one, which must be right again. Each trial is a process of its own. Bits that autograd holds
-(activations of kept blocks, masks of dropout) and the saved random state have no check and are not flipped.
+model takes a step without one, which must be right again. Each trial is a process of its own.
+
+Every eighth trial is a small GPT-2 or Llama of transformers, converted. Every fortieth is a whole training that is
+killed and finds its disk full (`scripts/kill_and_resume.py`), and must end with the bits of an uninterrupted one.
+
+No check looks at bits that autograd holds (activations of kept blocks, masks of dropout), at the saved random state, or
+at the held streams of converted models: these are not flipped. A layer that does not repeat itself under checkpointing
+goes unseen, as with torch's own: counted as *unchecked*.
 """
 
 import gc
 import json
 import os
 import random
+import shutil
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -32,12 +40,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import kill_and_resume
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from bdia import BdiaError
 from bdia.bench.studies.record import StudyRecord
+from bdia.cli.arguments import script_arguments
 from bdia.models.attention import SelfAttention
 from bdia.models.blocks import Block, feed_forward
 from bdia.reversible import (
@@ -50,12 +59,15 @@ from bdia.reversible import (
     StandardStack,
     TwoLevelCheckpointStack,
     TwoPoint,
+    convert,
 )
 from bdia.reversible.arithmetic.gamma import Gamma
 from bdia.reversible.arithmetic.grid import quantize
 from bdia.reversible.arithmetic.rules import BdiaRule
 from bdia.reversible.stacks.branches import branches
 
+EVERY, EVERY_RUN = 8, 40  # trials: one with a model of transformers, one that is a whole training
+CHECKED = ("bdia", "hf_gpt2", "hf_llama", "revvit")  # what must find a layer that does not repeat itself
 WIDTH, RANDOM_STATE = 16, torch.get_rng_state().numel()
 FAULTS = ("forward", "recomputation", "backward", "nan", "overflow", "side", "state", "unsteady")
 FRACTIONS = ("1/2", "1/4", "3/5", "1", "1/16", "2/3", "7/8", "5/7")
@@ -105,6 +117,50 @@ class Switch(nn.Module):
 
 def _raise(gradient: Tensor) -> Tensor:
     raise Injected("backward")
+
+
+class Converted(nn.Module):
+    """A language model of transformers, as a function of its embeddings."""
+
+    def __init__(self, kind: str, depth: int, seed: int) -> None:
+        import transformers  # here: it takes seconds, and seven of eight trials need none
+
+        super().__init__()
+        torch.manual_seed(seed)
+        if kind == "gpt2":
+            sizes = {"n_embd": WIDTH, "n_layer": depth, "n_head": 2, "n_positions": 16, "vocab_size": 8}
+            self.model = transformers.GPT2Model(transformers.GPT2Config(**sizes))
+            layers = self.model.h
+        else:
+            sizes = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": depth, "vocab_size": 8}
+            heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+            self.model = transformers.LlamaModel(transformers.LlamaConfig(**sizes, **heads))
+            layers = self.model.layers
+        for layer in layers:
+            layer.mlp = Switch(layer.mlp)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return self.model(inputs_embeds=x, use_cache=False).last_hidden_state
+
+
+def make_converted(
+    at: random.Random, seed: int, plain: bool
+) -> tuple[str, Callable[[], nn.Module], Callable[[], nn.Module]]:
+    """As `make_stacks`, with a model of transformers."""
+    kind, depth, bits = at.choice(("gpt2", "llama")), at.randint(2, 6), at.randint(6, 11)
+    keep, law = 0 if plain else at.choice((0, 0, 1)), at.choice(("1/2", "1/4", "1/16"))
+
+    def made(**settings: Any) -> nn.Module:
+        net = Converted(kind, depth, seed).train()
+        convert(net.model, law, bits, **settings)
+        return net
+
+    return (
+        f"hf_{kind} depth {depth} bits {bits} keep {keep} gamma {law}",
+        lambda: made(keep=keep),
+        lambda: made(backward="stored"),
+    )
 
 
 class Conv(nn.Module):
@@ -249,8 +305,9 @@ def trial(seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the engine tells once what it stores
     at = random.Random(seed)
-    fault = at.choice(FAULTS) if at.random() < 0.5 else ""
-    shown, make, make_stored = make_stacks(at, seed, plain=fault in ("side", "state"))
+    fault, of_others = at.choice(FAULTS) if at.random() < 0.5 else "", seed % EVERY == EVERY - 1
+    fault = "side" if of_others and fault == "state" else fault
+    shown, make, make_stored = (make_converted if of_others else make_stacks)(at, seed, fault in ("side", "state"))
     shape = (at.randint(1, 4), at.randint(1, 9), WIDTH)
     torch.manual_seed(seed + 1)
     x, mixed = torch.randn(shape) * at.choice((0.1, 1.0, 10.0)), at.random() < 0.3
@@ -258,7 +315,9 @@ def trial(seed: int) -> dict[str, Any]:
     row = {"seed": seed, "stack": shown.partition(" ")[0], "what": shown, "mixed": mixed, "fault": fault}
     wanted = step(stored, x, seed, mixed)
     if fault:
-        row["verdict"], row["said"] = faulty(at, stack, x, seed, mixed, fault, wanted)
+        row["verdict"], row["said"] = faulty(at, stack, make_stored, x, seed, mixed, fault, wanted)
+        if row["verdict"] == "SILENT" and fault == "unsteady" and row["stack"] not in CHECKED:
+            row["verdict"] = "unchecked"
         if row["verdict"] in ("SILENT", "CRASH"):
             return row
         for module in stack.modules():
@@ -272,14 +331,24 @@ def trial(seed: int) -> dict[str, Any]:
     )
 
 
+def switches_of(stack: nn.Module) -> list[Switch]:
+    """Return the places of a fault, in an order that does not depend on the stack."""
+    return [module for module in stack.modules() if isinstance(module, Switch)]
+
+
 def faulty(
-    at: random.Random, stack: nn.Module, x: Tensor, seed: int, mixed: bool, fault: str, wanted: dict[str, Any]
-) -> tuple[str, str]:
+    at: random.Random, stack: nn.Module, make_stored: Callable[[], nn.Module], x: Tensor, seed: int, mixed: bool,
+    fault: str, wanted: dict[str, Any],
+) -> tuple[str, str]:  # fmt: skip
     """Take a step with a fault; return the verdict and what was said."""
-    switches = [module for module in stack.modules() if isinstance(module, Switch)]
-    between = None
+    switches = switches_of(stack)
+    place, between = at.randrange(len(switches)), None
     if fault in ("forward", "recomputation", "backward", "unsteady"):
-        at.choice(switches).fault = fault
+        switches[place].fault = fault
+        if fault == "unsteady":  # the same noise in the one call of a stack that stores everything
+            stored = make_stored().train()
+            switches_of(stored)[place].fault = fault
+            wanted = step(stored, x, seed, mixed)
     elif fault == "nan":
         x = x.clone()
         x.view(-1)[at.randrange(x.numel())] = float("nan")
@@ -296,15 +365,15 @@ def faulty(
         finite = bool(torch.isfinite(found["out"]).all())
         return (
             ("equal", "no grid: NaN and large numbers pass on")
-            if not isinstance(stack, BdiaStack) or finite
+            if not any(isinstance(part, BdiaStack | Converted) for part in stack.modules()) or finite
             else ("SILENT", "out")
         )
     wrong = different(found, wanted)
     if fault in ("recomputation", "backward", "forward", "unsteady"):
         # Nothing was recomputed, or no gradient came by: the fault never happened.
         return (
-            ("equal", "the fault did not happen")
-            if fault == "unsteady" or not wrong
+            ("equal", "the fault did not happen, or nothing depends on it")
+            if not wrong
             else ("SILENT", ", ".join(wrong[:5]))
         )
     if not wrong:
@@ -342,6 +411,14 @@ def in_child(seed: int) -> dict[str, Any]:
     )
 
 
+def interrupted(base: Path, whole: kill_and_resume.Whole, seed: int) -> dict[str, Any]:
+    """Run a training that is killed and finds a full disk; it must come to what the uninterrupted one came to."""
+    found, killed = kill_and_resume.compared_run(base / str(seed), whole, random.Random(seed), 4, seed, full=0.4)
+    faults = [row["signal"] for row in killed]
+    row = {"seed": seed, "stack": "training", "what": ", ".join(faults), "fault": "kills, full disk"}
+    return {**row, "verdict": "SILENT" if found else "equal", "said": "; ".join(found)[:300]}
+
+
 def invert(seed: int, until: float, most: int) -> dict[str, int]:
     """Invert single updates of random streams, gammas and grids; return how many, and how many bits were wrong."""
     at, generator = random.Random(seed), torch.Generator().manual_seed(seed)
@@ -367,11 +444,7 @@ def invert(seed: int, until: float, most: int) -> dict[str, int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, soak, write the record."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(given):
-        print((__doc__ or "").strip())
-        return
-    arguments = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Arguments), OmegaConf.from_cli(given)))
+    arguments = script_arguments(Arguments(), __doc__, argv)
     if arguments.trial is not None:
         print(json.dumps(trial(arguments.trial), indent=1))
         return
@@ -380,13 +453,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     inverted = invert(arguments.seed, start + 30 * arguments.minutes, arguments.inversions)
     print(inverted, flush=True)
     rows: list[dict[str, Any]] = []
+    base = Path(tempfile.mkdtemp(prefix="bdia-soak-"))
     try:
+        import transformers  # noqa: F401 -- once, before the forks
+
+        whole = kill_and_resume.whole_run(base)
         while time.monotonic() < start + 60 * arguments.minutes:
-            rows.append(in_child(arguments.seed + len(rows)))
+            seed = arguments.seed + len(rows)
+            is_run = len(rows) % EVERY_RUN == EVERY_RUN - 1
+            rows.append(interrupted(base, whole, seed) if is_run else in_child(seed))
             if rows[-1]["verdict"] in ("SILENT", "CRASH"):
                 print(f"{rows[-1]['verdict']}: python scripts/soak.py trial={rows[-1]['seed']}: {rows[-1]}", flush=True)
     except KeyboardInterrupt:
         print("interrupted; what was found is recorded")
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
     counts = Counter((row["stack"], row["fault"] or "none", row["verdict"]) for row in rows)
     table = [{"stack": s, "fault": f, "verdict": v, "trials": n} for (s, f, v), n in sorted(counts.items())]
     bad = [row for row in rows if row["verdict"] in ("SILENT", "CRASH")]

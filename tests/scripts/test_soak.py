@@ -13,15 +13,30 @@ import soak
 
 
 def verdicts(seeds):
-    return [soak.trial(seed) for seed in seeds]
+    return [soak.trial(seed) for seed in seeds if seed % soak.EVERY != soak.EVERY - 1]
 
 
 def test_some_trials_and_inversions_have_no_wrong_bit():
     rows = verdicts(range(60))
-    assert not [row for row in rows if row["verdict"] not in ("equal", "refused")]
-    assert {row["verdict"] for row in rows} == {"equal", "refused"}
+    assert not [row for row in rows if row["verdict"] not in ("equal", "refused", "unchecked")]
+    assert {row["verdict"] for row in rows} >= {"equal", "refused"}
     found = soak.invert(0, float("inf"), 300)
     assert found["values_wrong"] == 0 and found["inversions"] == 300
+
+
+@pytest.mark.slow
+def test_converted_models_of_transformers_have_no_wrong_bit():
+    rows = [soak.trial(seed) for seed in range(soak.EVERY - 1, 400, soak.EVERY)]
+    assert {row["stack"] for row in rows} == {"hf_gpt2", "hf_llama"}
+    assert {row["verdict"] for row in rows} == {"equal", "refused"}, [row for row in rows if row["verdict"] == "SILENT"]
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_and_finds_a_full_disk_ends_with_the_bits_of_any(tmp_path):
+    whole = soak.kill_and_resume.whole_run(tmp_path)
+    rows = [soak.interrupted(tmp_path, whole, seed) for seed in range(3)]
+    assert all(row["verdict"] == "equal" for row in rows), rows
+    assert any("full disk" in row["what"] for row in rows)
 
 
 def test_a_bit_that_is_lost_from_the_side_information_is_found(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -38,6 +39,19 @@ def read_arguments(defaults: Arguments, argv: Sequence[str]) -> Arguments:
         if key not in given and getattr(defaults, key) == MISSING:
             raise InvalidValueError(f"{key} is missing: wanted {key}=..., see --help")
     return dataclasses.replace(defaults, **given)
+
+
+def script_arguments(defaults: Arguments, text: str | None, argv: Sequence[str] | None = None) -> Arguments:
+    """Return the arguments of a script, of the process where none are given; `--help` prints the text and ends."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(given):
+        print((text or "").strip())
+        sys.exit(0)
+    try:
+        return read_arguments(defaults, given)
+    except InvalidValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _read_value(defaults: Any, key: str, text: str) -> Any:
