@@ -220,17 +220,15 @@ def make_stacks(
     blocks()
     keep: Any = 0 if plain else at.choice((0, 1, 2, sorted(at.sample(range(depth), min(2, depth)))))
     if kind == "bdia":
-        bits, laws, kernel = (
-            at.randint(5, 12),
-            [make_law(random.Random(seed), depth) for _ in range(2)],
-            at.choice(("eager", "auto")),
-        )
+        bits, law, kernel = at.randint(5, 12), make_law(random.Random(seed), depth), at.choice(("eager", "auto"))
         save = at.choice(((), ("matmul",), ("attention",)))
-        shown = f"bdia depth {depth} bits {bits} keep {keep} save {save} {laws[0]}"
+        shown = f"bdia depth {depth} bits {bits} keep {keep} save {save} {law}"
         return (
             shown,
-            lambda: BdiaStack(blocks(), laws[0], bits, keep=keep, save=save, kernel=kernel),
-            lambda: BdiaStack(blocks(), laws[1], bits, backward="stored", kernel="eager"),
+            lambda: BdiaStack(
+                blocks(), make_law(random.Random(seed), depth), bits, keep=keep, save=save, kernel=kernel
+            ),
+            lambda: BdiaStack(blocks(), make_law(random.Random(seed), depth), bits, backward="stored", kernel="eager"),
         )
     if kind == "revvit":
         bits = at.randint(5, 12)

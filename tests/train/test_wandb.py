@@ -1,15 +1,20 @@
 """W&B never holds a run up: without a network, with a refused key or a hanging server it goes on offline."""
 
+import csv
+import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from bdia.build import compose
 from bdia.train import loggers, wandb_mode
-from bdia.train.job import train
+from bdia.train.job import recorded_config, train
 from bdia.train.loggers import wandb_id
 from bdia.train.wandb_mode import api_key, choose_mode
 from helpers.training_helpers import At, broken, run_dir
@@ -201,3 +206,29 @@ def test_variables_that_w_and_b_would_refuse_are_named_and_count_as_not_set(own_
 def test_a_run_trains_to_its_end_whatever_the_variables_of_w_and_b_say(tiny, own_environment, name):
     own_environment.setenv(name, ODD[name])
     assert train(tiny("trainer.max_epochs=1", "logger=default")).status == "ok"
+
+
+NAMES = {"stack=bdia": "BDIA g=1/2 l=9 s3", "stack=standard": "standard (ViT) s3", "stack=revvit": "RevViT s3"}
+NAMES |= {"stack=bdia gamma@stack.gamma=ramp stack.bits=auto": "BDIA g=Ramp l=auto s3"}
+
+
+@pytest.mark.parametrize("choices", NAMES)
+def test_a_runs_name_is_for_people(choices):
+    assert loggers.run_name(recorded_config(compose([*choices.split(), "seed=3"]))) == NAMES[choices]
+
+
+def test_the_summary_of_an_offline_run_holds_accuracy_peak_memory_and_all_else_of_the_record(tiny, own_environment):
+    cfg = tiny("trainer.max_epochs=1", "logger=default", "stack=bdia", "name=mine")
+    record = train(cfg)
+    (log,) = run_dir(cfg).glob("wandb/offline-run-*/*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(log)]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout)
+    found = told["summary"]
+    wanted = {f"{row.split}/{row.name}" if row.split else row.name: row for row in record.metrics}
+    assert {"test/accuracy", "peak_allocated", "side_information", "train/lr"} <= wanted.keys()
+    assert {name: found[name] for name in wanted} == {name: pytest.approx(row.value) for name, row in wanted.items()}
+    assert told["name"] == "BDIA g=1/2 l=9 s0" and told["tags"] == ["ImageClassification"]
+    assert found["units"]["peak_allocated"] == "MiB" and found["units"]["test/accuracy"] == "%"
+    (table,) = run_dir(cfg).glob("csv/version_0/summary.csv")
+    rows = {name: (float(value), unit) for name, value, unit in list(csv.reader(table.read_text().splitlines()))[1:]}
+    assert rows == {name: (row.value, row.unit) for name, row in wanted.items()}

@@ -41,6 +41,7 @@ from bdia.results.store import write_record
 from bdia.reversible import GridOverflowError
 from bdia.tasks import Task
 from bdia.train.checkpoints import FINAL, WholeCheckpointIO, newest_whole, remove_resumable
+from bdia.train.loggers import run_name, summarise
 from bdia.train.preflight import check_memory, check_places, check_room
 from bdia.train.progress import SINGLE, Job, gamma_cost, progress, say_outcome
 from bdia.train.resume import Resume
@@ -243,7 +244,7 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
     write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(recorded)))
     shown = [progress(job)] if cfg.trainer.get("enable_progress_bar", True) else []
     callbacks = [*build_callbacks(cfg, run_dir), Divergence(), Resume(), Began(found), *shown]
-    loggers = build_loggers(cfg, run_dir, f"{run_dir.name}_{_stack_name(recorded)}", recorded)
+    loggers = build_loggers(cfg, run_dir, run_name(recorded), recorded)
     outcome = "failed"
     try:
         trainer = build_trainer(cfg, callbacks, loggers, run_dir, plugins=[WholeCheckpointIO()])
@@ -265,6 +266,7 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
         found.rows.append(_metric("parameters", sum(p.numel() for p in task.parameters())))
         measured = [callback.rows for callback in callbacks if isinstance(callback, MeasuringCallback)]
         found.rows += [_metric(*row) for rows in measured for row in rows]
+        summarise(loggers, found.rows)
         close_loggers(loggers, outcome)
 
 
@@ -286,7 +288,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _stack_name(recorded: dict[str, Any]) -> str:
-    return recorded["stack"]["_target_"].rpartition(".")[2]

@@ -7,15 +7,17 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 from bdia.data.files import write_whole
+from bdia.results.record import Metric
+from bdia.results.variants import stack_name, task_class
 from bdia.train.wandb_mode import choose_mode
 
 log = logging.getLogger("bdia")
@@ -56,6 +58,42 @@ class WholeCsvLogger(CSVLogger):
             writer = self._experiment = WholeCsv(self.log_dir)
         return writer
 
+    def summarise(self, values: Mapping[str, float], units: Mapping[str, str]) -> None:
+        """Write summary.csv beside metrics.csv: name, value, unit."""
+        text = io.StringIO()
+        csv.writer(text).writerows([("name", "value", "unit"), *((name, values[name], units[name]) for name in values)])
+        Path(self.log_dir).mkdir(parents=True, exist_ok=True)
+        write_whole(Path(self.log_dir) / "summary.csv", text.getvalue())
+
+
+class SummaryWandbLogger(WandbLogger):
+    """W&B's logger of Lightning, with what the run came to in the run's summary: dashboards read that."""
+
+    def summarise(self, values: Mapping[str, float], units: Mapping[str, str]) -> None:
+        """Put the record's last values into the summary, and what they are measured in under "units"."""
+        self.experiment.summary.update({**values, "units": dict(units)})
+
+
+def summarise(loggers: Iterable[Logger], rows: Iterable[Metric]) -> None:
+    """Hand the last value of every measurement of a record to the loggers that keep a summary.
+
+    A name is the record's, after its split where it has one: "test/accuracy", "peak_allocated".
+    """
+    last = {f"{row.split}/{row.name}" if row.split else row.name: row for row in rows}
+    values, units = ({name: getattr(row, part) for name, row in last.items()} for part in ("value", "unit"))
+    for logger in loggers:
+        if hasattr(logger, "summarise"):
+            logger.summarise(values, units)
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """Return a name that a person reads: stack, gamma g, bits l and seed s, such as "BDIA g=1/2 l=9 s0"."""
+    stack = config["stack"]
+    law, bits = stack.get("gamma"), stack.get("bits") or stack.get("grid_bits")
+    gamma = None if law is None else law.get("value") or str(law["_target_"]).rpartition(".")[2]
+    parts = [stack_name(config), f"g={gamma}" if gamma else "", f"l={bits}" if bits else "", f"s{config['seed']}"]
+    return " ".join(filter(None, parts))
+
 
 def csv_logger(save_dir: Path, name: str, group: str, config: dict[str, Any]) -> CSVLogger:
     """Write csv/version_<n>/metrics.csv into the run's folder; a resumed run opens the next version."""
@@ -74,7 +112,11 @@ def wandb_logger(save_dir: Path, name: str, group: str, config: dict[str, Any], 
         os.environ.setdefault(variable, str(save_dir / "wandb"))
     mode, reason = choose_mode()
     arguments = {"dir": save_dir, "name": name, "group": group, "config": config, "project": project}
-    arguments["id"] = wandb_id(save_dir)
+    arguments |= {
+        "id": wandb_id(save_dir),
+        "job_type": stack_name(config),
+        "tags": [*filter(None, [task_class(config)])],
+    }
     for tried in dict.fromkeys([mode, "offline"]):
         try:
             run = _started(client, tried, arguments)
@@ -86,7 +128,7 @@ def wandb_logger(save_dir: Path, name: str, group: str, config: dict[str, Any], 
         run = _started(client, "disabled", arguments)
     if reason:
         log.warning("%s: this run is logged offline; send it later with `wandb sync %s`", reason, save_dir / "wandb")
-    return WandbLogger(experiment=run)
+    return SummaryWandbLogger(experiment=run)
 
 
 def _started(client: Any, mode: str, arguments: dict[str, Any]) -> Any:
