@@ -2,12 +2,15 @@
 
 import gzip
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from bdia.data import files
 from bdia.data.errors import DataCorruptError, DataNotFoundError
-from bdia.data.files import find, read_text, write_whole
+from bdia.data.files import find, read_text, remove_leftovers, write_whole
 
 
 def find_here(path, data_dir, **keywords):
@@ -90,3 +93,16 @@ def test_the_content_is_on_the_disk_before_the_file_gets_its_name(tmp_path, monk
     monkeypatch.setattr(os, "replace", lambda *paths: (told.append("replace"), replace(*paths)))
     write_whole(tmp_path / "a", [b"ab", b"c"])
     assert told[:2] == [("fsync", 3), "replace"] and len(told) == 3  # then the folder
+
+
+def test_what_a_killed_writer_left_at_any_depth_is_removed_and_a_living_ones_file_stays(tmp_path):
+    (tmp_path / "csv" / "version_0").mkdir(parents=True)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    own = files._mine().removesuffix(f"{os.getpid()}-")
+    left = [tmp_path / f"{own}{dead.pid}-a", tmp_path / "csv" / "version_0" / f"{own}{dead.pid}-b"]
+    alive = tmp_path / "csv" / f"{own}{os.getpid()}-c"
+    for path in (*left, alive):
+        path.write_text("half")
+    remove_leftovers(tmp_path)
+    assert not any(path.exists() for path in left) and alive.exists()

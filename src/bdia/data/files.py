@@ -120,8 +120,8 @@ def write_whole(path: Path, content: "str | Iterable[bytes | np.ndarray]") -> No
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers of this machine left in a folder; the files of living ones stay."""
-    for path in folder.glob(f"{LEFTOVER}{_host()}-*"):
+    """Remove what killed writers of this machine left in a folder and those inside; the files of living ones stay."""
+    for path in folder.rglob(f"{LEFTOVER}{_host()}-*"):
         pid = path.name.split("-")[2]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             path.unlink(missing_ok=True)
