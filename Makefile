@@ -51,7 +51,7 @@ soak: setup ## random small models and stacks with faults injected, half an hour
 	$(BIN)/python scripts/soak.py minutes=$(or $(MINUTES),30) seed=$(or $(SEED),0)
 
 fuzz: setup ## coverage-guided fuzzing of the readers, a minute each [SECONDS=60]; needs the extra fuzz
-	for reader in text pairs record config override; do $(BIN)/python scripts/fuzz.py reader=$$reader seconds=$(or $(SECONDS),60) || exit 1; done
+	for reader in text pairs tokens tokenizer record config override; do $(BIN)/python scripts/fuzz.py reader=$$reader seconds=$(or $(SECONDS),60) || exit 1; done
 
 audit: setup ## known holes of the pinned packages; says so where the advisories cannot be reached
 	$(BIN)/python scripts/audit.py

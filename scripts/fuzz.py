@@ -1,8 +1,8 @@
-"""Coverage-guided fuzzing (atheris) of the readers: text, pairs, records, saved configs, overrides.
+"""Coverage-guided fuzzing (atheris) of the readers: text, pairs, tokens, tokenizers, records, saved configs, overrides.
 
 Usage: python scripts/fuzz.py [key=value ...]
 
-  reader=text     text, pairs, record, config or override
+  reader=text     text, pairs, tokens, tokenizer, record, config or override
   seconds=60      how long
   crashes=runs/fuzz   folder of the inputs that crashed a reader
 
@@ -10,17 +10,20 @@ What a reader cannot use is a BdiaError. Any other exception is a crash: its inp
 code is not 0. `make fuzz` runs every reader. Needs the extra fuzz: pip install '.[fuzz]'.
 """
 
+import inspect
 import json
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from bdia import BdiaError
 from bdia.build import _saved_config, compose
-from bdia.data import TabSeparated, TextFiles
+from bdia.data import Bytes, TabSeparated, TextFiles, TokenFile
+from bdia.data.text.tokenizer import load_tokenizer
 from bdia.results.record import RunRecord
 
 FOLDER = Path(tempfile.mkdtemp(prefix="bdia-fuzz-"))
@@ -42,6 +45,20 @@ def pairs(data: bytes) -> None:
     assert sum(map(len, parts.values())) > 0, "no pair"
 
 
+def tokens(data: bytes) -> None:
+    """Read a file of token ids and split it into documents."""
+    (FOLDER / "a.bin").write_bytes(data)
+    found = TokenFile(str(FOLDER / "a.bin"), end_of_document=0).documents(FOLDER)
+    assert all(map(len, found)), "an empty document"
+
+
+def tokenizer(data: bytes) -> None:
+    """Read the tokenizer beside a checkpoint, and use it."""
+    (FOLDER / "tokenizer.json").write_bytes(data)
+    found = load_tokenizer(FOLDER / "tokenizer.json")
+    found.decode(found.encode("one two").ids)
+
+
 def record(data: bytes) -> None:
     """Read a record."""
     RunRecord.from_json(data.decode("utf-8", "replace"))
@@ -61,10 +78,26 @@ def override(data: bytes) -> None:
 READERS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
     "text": (text, [b"one\n\ntwo\n", b"a\r\nb\r\n<|endoftext|>\r\nc", "été\u2028x".encode(), b"\xff\xfea\x00"]),
     "pairs": (pairs, [b"one\tun\ntwo\tdeux\nthree\ttrois\n", b"a\tb\tc\n", b"\xef\xbb\xbfa\tb\r\n"]),
+    "tokens": (tokens, [b"\x01\x00\x00\x00", b"\x00\x00", b"\x01", b"\x01\x00" * 9 + b"\x00\x00\x02\x00"]),
+    "tokenizer": (
+        tokenizer,
+        [Bytes().build([], ["<pad>"], FOLDER).to_str().encode(), b"{}", b'{"model": {"type": "BPE"}}'],
+    ),
     "record": (record, [RECORD.read_bytes(), b'{"schema": 1}', b"[]"]),
     "config": (config, [OmegaConf.to_yaml(OmegaConf.create(CONFIG)).encode(), b"model: {_target_: os.system}"]),
     "override": (override, [b"seed=1", b"stack.gamma=1/4", b"paths.runs=a,b", b"~callbacks.history", b"stack=bdia"]),
 }
+
+
+def functions_of_readers() -> list[Any]:
+    """Return every function and method of the modules that read: atheris follows the branches that they take."""
+    rooms = ("bdia.data.files", "bdia.data.text.", "bdia.results.record", "bdia.results.renamed", "bdia.build")
+    found = []
+    for module in [module for name, module in sys.modules.items() if name.startswith(rooms)]:
+        own = [thing for thing in vars(module).values() if getattr(thing, "__module__", "") == module.__name__]
+        classes = [thing for thing in own if inspect.isclass(thing)]
+        found += filter(inspect.isfunction, [*own, *(thing for kind in classes for thing in vars(kind).values())])
+    return found
 
 
 def main() -> None:
@@ -86,7 +119,7 @@ def main() -> None:
     corpus.mkdir()
     for number, seed in enumerate(seeds):
         (corpus / str(number)).write_bytes(seed)
-    for function in (TextFiles.documents, TabSeparated.load, RunRecord.from_json, _saved_config):
+    for function in functions_of_readers():
         atheris.instrument_func(function)
 
     def one(data: bytes) -> None:

@@ -137,6 +137,13 @@ def test_a_vocabulary_without_room_for_the_bytes_is_refused():
         CorpusBpe(259)
 
 
+def test_a_tokenizer_that_can_be_read_and_not_used_is_refused(tmp_path):
+    """Found by fuzzing: its model has no token for what it does not know."""
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordLevel", "vocab": {}, "unk_token": "u"}}')
+    with pytest.raises(DataCorruptError, match=r"tokenizer\.json is no tokenizer"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
 def test_a_missing_and_a_foreign_tokenizer_file_are_refused_by_name(tmp_path):
     with pytest.raises(DataNotFoundError, match=r"tokenizer\.json was not found"):
         load_tokenizer(tmp_path / "tokenizer.json")

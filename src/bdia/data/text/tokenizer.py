@@ -15,6 +15,7 @@ from bdia.data.errors import DataCorruptError, DataNotFoundError
 from bdia.data.files import write_whole
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"  # of translation, ids 0, 1, 2 in a vocabulary trained here
+PROBE = "One two, été 3."
 END_OF_DOCUMENT = "<|endoftext|>"  # of language modelling, GPT-2's name for it
 
 
@@ -148,9 +149,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if not path.exists():
         raise DataNotFoundError(f"{path} was not found: the tokenizer of a run lies beside its checkpoint")
     try:
-        return _plain_text(Tokenizer.from_file(str(path)))
+        found = _plain_text(Tokenizer.from_file(str(path)))
+        found.encode(PROBE)  # a damaged one can be read, and fails when it is used
     except Exception as error:  # the library raises a bare Exception
         raise DataCorruptError(f"{path} is no tokenizer: {error}") from error
+    return found
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
