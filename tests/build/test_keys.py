@@ -21,7 +21,7 @@ KEYS_REFUSED = {
     "++paths.result=x": "paths.result=x: nothing reads paths.result; did you mean paths.results?",
     "stack=standard stack.keep=2": "stack.keep=2: bdia.reversible.StandardStack reads no keep; wanted none",
     "+callbacks.lr=3": "callbacks.lr=3: nothing reads it; wanted a class, _target_=...",
-    "+optimizer.params=3": "optimizer.params=3: bdia.optim.SetAdam reads no params; wanted betas, eps or lr",
+    "+optimizer.params=3": "optimizer.params=3: bdia.optim.SetAdam reads no params; wanted betas, eps, ",
     "+model.net.tokenizer.drop=2": "model.net.tokenizer.drop=2: bdia.models.ShiftedPatchEmbed reads no drop; ",
     "experiment=finetune_vit_cifar10_smoke +weights.pretrain.optimizer.lrr=1": "weights.pretrain.optimizer.lrr=1: "
     "bdia.optim.SetAdam reads no lrr; did you mean weights.pretrain.optimizer.lr?",

@@ -72,6 +72,12 @@ def test_every_odd_value_of_every_key_is_taken_or_refused_in_one_line(target):
 
 
 REFUSED = {
+    "optimizer.in_backward=3": "optimizer.in_backward=3: wanted true or false",
+    "optimizer.in_backward=true trainer.accumulate_grad_batches=2": "trainer.accumulate_grad_batches=2 with "
+    "optimizer.in_backward=true: each batch's backward steps the weights",
+    "optimizer.in_backward=true trainer.gradient_clip_val=1.0": "trainer.gradient_clip_val=1.0 with "
+    "optimizer.in_backward=true: the norm of all gradients",
+    "optimizer.in_backward=true trainer.precision=16-mixed": "trainer.precision=16-mixed with optimizer",
     "data.batch_size=0": "data.batch_size=0: wanted a whole number of at least 1",
     "data.batch_size=null": "data.batch_size=null: wanted a whole number",
     "data.val_fraction=1.0": "data.val_fraction=1.0: wanted a number of at least 0 and below 1",

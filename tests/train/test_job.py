@@ -90,6 +90,27 @@ def test_a_run_stopped_between_accumulated_batches_keeps_their_gradients(tiny, a
         assert_same(checkpoint(cfg)[part], checkpoint(whole)[part], part)
 
 
+IN_BACKWARD = ("optimizer.in_backward=true", *SEVERAL_BATCHES)
+
+
+@pytest.mark.parametrize("stack", ["stack=bdia", "stack=checkpoint"])
+def test_a_run_that_steps_in_backward_has_the_weights_of_the_ordinary_one_also_resumed(
+    stack, tiny, add_callbacks, tmp_path
+):
+    ordinary = tiny(stack, *SEVERAL_BATCHES, f"paths.runs={tmp_path / 'ordinary'}")
+    train(ordinary)
+    cfg = tiny(stack, *IN_BACKWARD)
+    add_callbacks(At("on_train_batch_end", 7, sigterm))
+    with pytest.raises(SIGTERMException):
+        train(cfg)
+    add_callbacks()
+    train(cfg)
+    (found, wanted) = (checkpoint(each) for each in (cfg, ordinary))
+    assert_same(found["state_dict"], wanted["state_dict"])
+    states = [each["optimizer_states"][0]["state"] for each in (found, wanted)]
+    assert_same(*(dict(sorted(state.items())) for state in states))  # made in the order of backward
+
+
 def test_a_resumed_run_keeps_the_first_parts_csv(tiny, add_callbacks):
     cfg = tiny()
     add_callbacks(At("on_train_batch_end", 7, sigterm))

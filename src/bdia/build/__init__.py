@@ -148,10 +148,18 @@ def build_task(
     """
     _check_fit(cfg)
     net = build_net(cfg, net_arguments)
-    optimizer, scheduler = (_built(part) for part in (cfg.optimizer, cfg.scheduler))
+    optimizer, scheduler = (_built(part) for part in (_optimizer(cfg), cfg.scheduler))
     settings = {key: value for key, value in cfg.model.items() if key != "net"}
     task = _built(settings, _partial_=True)  # objects stay out of Hydra's hands
     return task(net=net, optimizer=optimizer, scheduler=scheduler, seed=cfg.seed, **(task_arguments or {}))
+
+
+def _optimizer(cfg: DictConfig) -> dict[str, Any]:
+    """Return the node that makes the optimizer from parameters."""
+    node = OmegaConf.to_container(cfg.optimizer, resolve=True)
+    if not node.pop("in_backward", False):
+        return node
+    return {"_target_": "bdia.optim.in_backward", "_partial_": True, "make": node}
 
 
 def kind_of_model(cfg: DictConfig) -> str:

@@ -24,6 +24,7 @@ SUPPLIED = {
     "scheduler": ("optimizer", "total_steps"),
     "trainer": ("callbacks", "logger", "default_root_dir", "plugins"),
 }
+OPTIMIZER = ("in_backward",)  # keys of every optimizer, which `build` reads, not the class
 _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
 
@@ -76,7 +77,9 @@ def _check_run(config: Mapping[str, Any], place: str) -> None:
     for key in PARTS:
         if key in config:
             _check_mapping(config[key], f"{place}{key}", f"a choice of configs/{key}")
-            check_node(config[key], f"{place}{key}")
+            check_node(config[key], f"{place}{key}", OPTIMIZER if key == "optimizer" else ())
+    if "optimizer" in config:
+        check_values("an optimizer", config["optimizer"], f"{place}optimizer")
     for key in ("callbacks", "logger"):
         for name, node in (config.get(key) or {}).items():
             if not _names_a_class(node):
@@ -84,11 +87,11 @@ def _check_run(config: Mapping[str, Any], place: str) -> None:
             check_node(node, f"{place}{key}.{name}")
 
 
-def check_node(node: Any, place: str) -> None:
+def check_node(node: Any, place: str, more: Collection[str] = ()) -> None:
     """Check a node that may name a class, and all inside it.
 
     Args:
-        node: plain values. place: its key, for the error.
+        node: plain values. place: its key, for the error. more: keys that something else than its class reads.
     Raises:
         InvalidValueError: names key, value and what is wanted.
     """
@@ -101,7 +104,7 @@ def check_node(node: Any, place: str) -> None:
         read = signature(target, f"{place}._target_")
         if not read.takes_any:
             known = [name for name in read.annotations if name not in SUPPLIED.get(place, ())]
-            _check_names(node, (*_HYDRAS, *known), f"{place}.", target)
+            _check_names(node, (*_HYDRAS, *known, *more), f"{place}.", target)
         if not check_values(target, node, place):  # a class of the user's, or a library's
             check_annotated(read, node, place)
     for key, value in node.items():

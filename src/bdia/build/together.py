@@ -31,6 +31,7 @@ def check_together(cfg: DictConfig) -> None:
             raise InvalidValueError(f"callbacks.{name} is missing: {why}; leave ~callbacks.{name} out")
     _check_length(config)
     _check_devices(config["trainer"])
+    _check_in_backward(config)
     _check_machine(config)
     _check_model(config)
 
@@ -68,6 +69,29 @@ def _check_devices(trainer: Mapping[str, Any]) -> None:
             f"trainer.devices={devices}: a run and its record cover one device, wanted 1. Run one job per device "
             "(hydra/launcher=joblib), or use bdia.reversible in a DDP or FSDP2 script of your own"
         )
+
+
+def _check_in_backward(config: Mapping[str, Any]) -> None:
+    """A parameter that is stepped during backward needs nothing that only the end of backward knows."""
+    if not config["optimizer"].get("in_backward"):
+        return
+    trainer = config["trainer"]
+    batches, clips = trainer.get("accumulate_grad_batches", 1), trainer.get("gradient_clip_val")
+    for key, is_refused, why, instead in (
+        ("accumulate_grad_batches", batches != 1, "each batch's backward steps the weights and drops the gradients", 1),
+        ("gradient_clip_val", clips is not None, "the norm of all gradients is known when none is left", None),
+        (
+            "precision",
+            trainer.get("precision") == "16-mixed",
+            "whether float16 overflowed is known at the end",
+            "bf16-mixed",
+        ),
+    ):
+        if is_refused:
+            raise InvalidValueError(
+                f"trainer.{key}={shown(trainer[key])} with optimizer.in_backward=true: {why}; set "
+                f"trainer.{key}={shown(instead)} or optimizer.in_backward=false"
+            )
 
 
 def _check_machine(config: Mapping[str, Any]) -> None:

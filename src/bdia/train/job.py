@@ -73,6 +73,9 @@ def recorded_config(cfg: DictConfig) -> dict[str, Any]:
     for key in [*UNHASHED_KEYS, *(f"weights.pretrain.{key}" for key in UNHASHED_KEYS)]:
         *groups, name = key.split(".")
         reduce(lambda node, group: node.get(group) or {}, groups, container).pop(name, None)
+    for part in (container, (container.get("weights") or {}).get("pretrain") or {}):
+        if (part.get("optimizer") or {}).get("in_backward") is False:  # as in runs from before there was the key
+            del part["optimizer"]["in_backward"]
     return {key: value for key, value in container.items() if key not in UNHASHED_PARTS}
 
 

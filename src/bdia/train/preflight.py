@@ -79,7 +79,8 @@ def check_memory(cfg: DictConfig, net_arguments: Mapping[str, Any]) -> None:
         warnings.simplefilter("ignore")  # the run itself warns
         net = build_net(cfg, net_arguments)
     count, size = sum(p.numel() for p in net.parameters()), _bytes(net)
-    needed = size * (2 + 2 * ("Adam" in str(cfg.optimizer._target_)))
+    with_gradients = 1 if cfg.optimizer.get("in_backward") else 2
+    needed = size * (with_gradients + 2 * ("Adam" in str(cfg.optimizer._target_)))
     uses_gpu = cfg.trainer.get("accelerator") != "cpu" and torch.cuda.is_available()
     for place, need, free in (
         ("the machine", size if uses_gpu else needed, free_bytes()),

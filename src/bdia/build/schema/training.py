@@ -12,6 +12,12 @@ SOME_BATCHES = maybe(either(SIZE, number(0, 1, above=True)))
 TIME = maybe(FILLED)  # "00:02:00:00": days, hours, minutes, seconds
 
 
+class Optimizer(TypedDict, total=False):
+    """What every optimizer takes beside its own settings."""
+
+    in_backward: FLAG
+
+
 class SetAdam(TypedDict, total=False):
     """SET-Adam."""
 
@@ -127,6 +133,7 @@ class Wandb(TypedDict, total=False):
 
 
 SCHEMAS = {
+    "an optimizer": Optimizer,
     "bdia.optim.SetAdam": SetAdam,
     "torch.optim.AdamW": AdamW,
     "bdia.optim.cosine": Cosine,
