@@ -15,7 +15,7 @@ from bdia import UnsupportedError
 from bdia.build import compose
 from bdia.optim import SetAdam, in_backward
 from bdia.profiling.workload import build_workload
-from bdia.reversible import BdiaStack, TwoPoint
+from bdia.reversible import BdiaStack, CheckpointStack, StandardStack, TwoLevelCheckpointStack, TwoPoint
 from bdia.reversible.stacks.registry import STACKS
 
 MODELS = {
@@ -161,6 +161,37 @@ def test_a_layer_that_blocks_share_is_stepped_once_after_all_of_them_were_recomp
     make = functools.partial(SetAdam, lr=0.1)
     pairs = zip(trained(make), trained(functools.partial(in_backward, make=make)), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+class ReadsDetached(Residual):
+    """Residual whose weight is another block's, and gets no gradient here: autograd doesn't know that it is needed."""
+
+    def __init__(self, layer):
+        super().__init__(layer)
+        self.own = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + torch.tanh(self.own(torch.tanh(x @ self.layer.weight.detach().T)))
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (StandardStack, "inplace operation"),
+        (functools.partial(CheckpointStack, keep=0), "weight of ReadsDetached was changed"),
+        (TwoLevelCheckpointStack, "weight of .* was changed"),
+        (functools.partial(BdiaStack, gamma=TwoPoint("1/2")), "what backward recomputed differs"),
+    ],
+    ids=["standard", "checkpoint", "two levels", "bdia"],
+)
+def test_no_stack_goes_on_with_a_weight_that_was_stepped_before_its_last_use(make, match):
+    torch.manual_seed(0)
+    shared = nn.Linear(4, 4)
+    stack = make([ReadsDetached(shared), ReadsDetached(shared), Residual(shared)])
+    optimizer = in_backward(stack.parameters(), make=functools.partial(SetAdam, lr=0.1))
+    with pytest.raises(RuntimeError, match=match):
+        stack(torch.randn(2, 3, 4)).square().mean().backward()
+    assert shared.weight in optimizer.state
 
 
 def test_the_newest_optimizer_steps_alone_and_nothing_keeps_the_weights_alive():

@@ -1,16 +1,18 @@
 """Activation checkpointing, the baseline that people use: plain, and two-level for less memory at more time."""
 
+import contextlib
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bdia import InvalidValueError
-from bdia.reversible.engine.recompute import RecomputeSettings, recompute_contexts, saved_operations
+from bdia import InvalidValueError, UnsupportedError
+from bdia.reversible.engine.recompute import Context, Contexts, RecomputeSettings, recompute_contexts, saved_operations
 from bdia.reversible.stacks.base import BlockStack, Recomputation
 
 
@@ -39,7 +41,7 @@ class CheckpointStack(BlockStack, Recomputation):
         operators = saved_operations(self.save)
         for k, block in enumerate(self):
             call = self.bind(block, block, k not in kept, args, kwargs)
-            contexts = partial(recompute_contexts, block, operators)
+            contexts = partial(_contexts, block, operators)
             x = call(x) if k in kept else checkpoint(call, x, use_reentrant=False, context_fn=contexts)
         return x
 
@@ -98,5 +100,35 @@ def _run(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], x: Ten
 
 def _checkpointed(module: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return call(x), which backward runs again; `module` holds the buffers that the second run must not change."""
-    y: Tensor = checkpoint(call, x, use_reentrant=False, context_fn=partial(recompute_contexts, module, ()))
+    y: Tensor = checkpoint(call, x, use_reentrant=False, context_fn=partial(_contexts, module, ()))
     return y
+
+
+def _contexts(module: nn.Module, operators: Collection[Any]) -> Contexts:
+    """Return what to enter around the first run, and around the second."""
+    first, second = recompute_contexts(module, operators)
+    return first, _SameWeights(second, module) if torch.is_grad_enabled() else second
+
+
+class _SameWeights(contextlib.AbstractContextManager[None, None]):
+    """Around a second run: refuse it where a trained weight was changed since the first.
+
+    Autograd refuses it itself for a tensor that it stored, and a reversible stack compares what it rebuilds. A weight
+    that another block trains, and that is read here without its gradient, is stepped too early by an optimizer that
+    steps in backward.
+    """
+
+    def __init__(self, context: Context, module: nn.Module) -> None:
+        self._context, self._name = context, type(module).__name__
+        self._versions = [(p, p._version) for p in module.parameters() if p.requires_grad]
+
+    def __enter__(self) -> None:
+        if any(p._version != version for p, version in self._versions):
+            raise UnsupportedError(
+                f"a weight of {self._name} was changed between its forward and its recomputation in backward, so its "
+                "gradients would be wrong: change weights after backward; set optimizer.in_backward=false"
+            )
+        self._context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
