@@ -68,13 +68,13 @@ class LocalitySelfAttention(nn.Module):
         self.head_dim = attn_head_dim
         inner = num_heads * attn_head_dim
         self.temperature = nn.Parameter(torch.empty(()))
-        self.reset_temperature()
+        self.reset_parameters()
         self.qkv = nn.Linear(dim, 3 * inner, bias=False)
         self.proj = nn.Linear(inner, dim)
         self.proj_drop = Dropout(proj_drop)
 
-    def reset_temperature(self) -> None:
-        """Set the temperature to what training starts from."""
+    def reset_parameters(self) -> None:
+        """Set the temperature to what training starts from; the linear layers have methods of their own."""
         nn.init.constant_(self.temperature, math.log(self.head_dim**-0.5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,9 +89,7 @@ class LocalitySelfAttention(nn.Module):
 def reset_parts(model: nn.Module) -> None:
     """Draw the weights of every part anew that knows how, in the order in which they are registered."""
     for module in model.modules():
-        if isinstance(module, LocalitySelfAttention):
-            module.reset_temperature()
-        elif callable(reset := getattr(module, "reset_parameters", None)):
+        if callable(reset := getattr(module, "reset_parameters", None)):
             reset()
 
 
