@@ -1,5 +1,6 @@
 """train(cfg): resuming to the last bit, SIGTERM, what a record says, W&B."""
 
+import errno
 import json
 import os
 import re
@@ -20,13 +21,13 @@ from omegaconf import OmegaConf
 
 import bdia.train.job
 from bdia import BdiaError
-from bdia.build import load_run, load_task
+from bdia.build import compose, load_run, load_task
 from bdia.data.errors import DataNotFoundError
 from bdia.profiling.device import describe_device
 from bdia.results.store import read_records
 from bdia.reversible import GridOverflowError
 from bdia.tasks import ImageClassification
-from bdia.train.job import Measured, train
+from bdia.train.job import Measured, recorded_config, train
 from bdia.train.launch import run_job
 from helpers.training_helpers import (
     TINY,
@@ -109,6 +110,26 @@ def test_a_run_that_steps_in_backward_has_the_weights_of_the_ordinary_one_also_r
     assert_same(found["state_dict"], wanted["state_dict"])
     states = [each["optimizer_states"][0]["state"] for each in (found, wanted)]
     assert_same(*(dict(sorted(state.items())) for state in states))  # made in the order of backward
+
+
+def test_stepping_in_backward_is_a_condition_of_its_own_and_its_default_is_none():
+    assert "in_backward" not in recorded_config(compose([]))["optimizer"]
+    assert recorded_config(compose(["optimizer.in_backward=true"]))["optimizer"]["in_backward"] is True
+    pretrained = ["experiment=finetune_vit_cifar10_smoke", "+weights.pretrain.optimizer.in_backward=false"]
+    first = recorded_config(compose(pretrained))["weights"]["pretrain"].get("optimizer") or {}
+    assert "in_backward" not in first
+
+
+def test_loggers_are_closed_where_their_summary_can_not_be_written(tiny, monkeypatch):
+    def full(loggers, rows):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    closed = []
+    monkeypatch.setattr(bdia.train.job, "summarise", full)
+    monkeypatch.setattr(bdia.train.job, "close_loggers", lambda loggers, outcome: closed.append(outcome))
+    with pytest.raises(OSError, match="No space left"):
+        train(tiny("trainer.max_epochs=1"))
+    assert closed == ["success"]
 
 
 def test_a_resumed_run_keeps_the_first_parts_csv(tiny, add_callbacks):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import reduce
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ UNHASHED_KEYS = (
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
 )
+ADDED_KEYS = {
+    "optimizer.in_backward": False
+}  # younger than the hash: at this value a run is what it was without the key
 _GIT = git_state(ROOT)  # when the code was imported: a commit during a sweep does not change what runs
 
 
@@ -70,12 +74,11 @@ def recorded_config(cfg: DictConfig) -> dict[str, Any]:
     if cfg.get("weights") is not None:
         cfg.weights = OmegaConf.merge(cfg.weights, dict.fromkeys(SET_BY_THE_RUN))
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for key in [*UNHASHED_KEYS, *(f"weights.pretrain.{key}" for key in UNHASHED_KEYS)]:
-        *groups, name = key.split(".")
-        reduce(lambda node, group: node.get(group) or {}, groups, container).pop(name, None)
-    for part in (container, (container.get("weights") or {}).get("pretrain") or {}):
-        if (part.get("optimizer") or {}).get("in_backward") is False:  # as in runs from before there was the key
-            del part["optimizer"]["in_backward"]
+    for place, key in product(("", "weights.pretrain."), (*UNHASHED_KEYS, *ADDED_KEYS)):
+        *groups, name = f"{place}{key}".split(".")
+        node = reduce(lambda node, group: node.get(group) or {}, groups, container)
+        if key in UNHASHED_KEYS or node.get(name) is ADDED_KEYS[key]:
+            node.pop(name, None)
     return {key: value for key, value in container.items() if key not in UNHASHED_PARTS}
 
 
@@ -269,8 +272,10 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
         found.rows.append(_metric("parameters", sum(p.numel() for p in task.parameters())))
         measured = [callback.rows for callback in callbacks if isinstance(callback, MeasuringCallback)]
         found.rows += [_metric(*row) for rows in measured for row in rows]
-        summarise(loggers, found.rows)
-        close_loggers(loggers, outcome)
+        try:
+            summarise(loggers, found.rows)
+        finally:
+            close_loggers(loggers, outcome)
 
 
 def _fit_to_memory(cfg: DictConfig, data: DataModule, task: Task, trainer: Trainer) -> int:
