@@ -1,39 +1,43 @@
-"""Carry only the CIFAR images that some runs read, as lossless WebP sheets; the arrays keep their full shape.
+r"""Carry only the CIFAR images that some runs read, as lossless WebP sheets; the arrays keep their full shape.
 
-    python scripts/gpu_kit/cifar_part.py pack --experiment table1_cifar10_long --seeds 6 --data FULL --sheets OUT
+    python scripts/gpu_kit/cifar_part.py pack --runs "table1_cifar10 long 0,5" "bits_cifar10 few 0,1" \
+        --data FULL --sheets OUT
     python scripts/gpu_kit/cifar_part.py unpack --sheets OUT --data PART
-    python scripts/gpu_kit/cifar_part.py check --experiment table1_cifar10_long --seeds 6 --data FULL --part PART
+    python scripts/gpu_kit/cifar_part.py check --runs "table1_cifar10 long 0,5" --data FULL --part PART
 
-`pack` writes every test image and those training images that the experiment trains or validates on with the seeds
-0 to SEEDS - 1. `unpack` writes `<name>.npz`: all other training images are zero. `check` compares what the runs read.
+`pack` writes every test image and those training images that the runs, given as study, scale and seeds, train or
+validate on; they are of one data set. `unpack` writes `<name>.npz`: all other training images are zero. `check`
+compares what the runs read.
 """
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from bdia.build import CONFIGS, build_data
+from bdia.build import build_data, compose
 from bdia.data.images.module import ImageDataModule
+from bdia.train.studies import overrides_of
 
 SIDE, ROW, SHEET = 32, 100, 10_000  # pixels of an image, images in a row, images on a sheet
 
 
-def module(experiment: str, seed: int, folder: Path) -> ImageDataModule:
-    """Build the data module of one run; nothing is read yet."""
-    overrides = [f"experiment={experiment}", f"seed={seed}", f"data.data_dir={folder}", "data.download=false"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return build_data(compose("train", overrides=overrides))
+def modules(runs: Sequence[str], folder: Path) -> Iterator[tuple[str, ImageDataModule]]:
+    """Yield the name and the data module of each run; nothing is read yet."""
+    for words in runs:
+        study, scale, seeds = words.split()
+        for seed in seeds.split(","):
+            choices = [*overrides_of(study, scale), f"seed={seed}", f"data.data_dir={folder}", "data.download=false"]
+            yield f"{study} {scale} {seed}", build_data(compose(choices))
 
 
-def needed(experiment: str, seeds: int, folder: Path, labels: torch.Tensor) -> np.ndarray:
-    """Return the numbers of the training images that are trained or validated on with any of the seeds."""
+def needed(runs: Sequence[str], folder: Path, labels: torch.Tensor) -> np.ndarray:
+    """Return the numbers of the training images that any of the runs trains or validates on."""
     wanted = torch.zeros(len(labels), dtype=torch.bool)
-    for seed in range(seeds):
-        data = module(experiment, seed, folder)
+    for _, data in modules(runs, folder):
         held_out = data._held_out(labels)
         wanted |= held_out | data._kept(labels, ~held_out)
     return wanted.nonzero().flatten().numpy()
@@ -60,13 +64,13 @@ def read_sheets(folder: Path, name: str, count: int) -> np.ndarray:
     return np.concatenate(parts)[:count]
 
 
-def pack(experiment: str, seeds: int, full: Path, sheets: Path) -> None:
+def pack(runs: Sequence[str], full: Path, sheets: Path) -> None:
     """Write the sheets and `<name>_index.npz`: the labels, and which training image each tile is."""
-    name = module(experiment, 0, full).name
+    name = next(modules(runs, full))[1].name
     sheets.mkdir(parents=True, exist_ok=True)
     with np.load(full / f"{name}.npz") as stored:
         labels = {key: stored[key] for key in ("train_y", "test_y")}
-        index = needed(experiment, seeds, full, torch.from_numpy(labels["train_y"]).long())
+        index = needed(runs, full, torch.from_numpy(labels["train_y"]).long())
         write_sheets(stored["train_x"][index], sheets, f"{name}_train")
         write_sheets(stored["test_x"], sheets, f"{name}_test")
     np.savez_compressed(sheets / f"{name}_index.npz", index=index, **labels)
@@ -89,35 +93,33 @@ def unpack(sheets: Path, part: Path) -> None:
         print(f"unpacked {part / name}.npz")
 
 
-def check(experiment: str, seeds: int, full: Path, part: Path) -> None:
-    """Raise SystemExit unless every split of every seed is equal in both folders."""
-    for seed in range(seeds):
-        pair = [module(experiment, seed, folder) for folder in (full, part)]
-        for data in pair:
-            data.setup()
+def check(runs: Sequence[str], full: Path, part: Path) -> None:
+    """Raise SystemExit unless every split of every run is equal in both folders."""
+    for (name, whole), (_, packed) in zip(modules(runs, full), modules(runs, part), strict=True):
+        whole.setup()
+        packed.setup()
         for split in ("train", "val", "test"):
-            for wanted, found in zip(*(data.splits[split] for data in pair), strict=True):
+            for wanted, found in zip(whole.splits[split], packed.splits[split], strict=True):
                 if not torch.equal(wanted, found):
-                    raise SystemExit(f"{experiment}, seed {seed}: the {split} split differs")
-        print(f"{experiment}, seed {seed}: equal, {pair[0].sizes}")
+                    raise SystemExit(f"{name}: the {split} split differs")
+        print(f"{name}: equal, {whole.sizes}")
 
 
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=("pack", "unpack", "check"))
-    parser.add_argument("--experiment")
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--runs", nargs="+", help="study, scale and seeds of each, in quotes")
     parser.add_argument("--data", type=Path, required=True, help="folder of the npz files")
     parser.add_argument("--sheets", type=Path)
     parser.add_argument("--part", type=Path)
     asked = parser.parse_args()
     if asked.verb == "pack":
-        pack(asked.experiment, asked.seeds, asked.data, asked.sheets)
+        pack(asked.runs, asked.data, asked.sheets)
     elif asked.verb == "unpack":
         unpack(asked.sheets, asked.data)
     else:
-        check(asked.experiment, asked.seeds, asked.data, asked.part)
+        check(asked.runs, asked.data, asked.part)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from bdia.build.signature import check_annotated, signature
 
 # Parts that name a class, and the rest of what a run reads. `weights` is there in some experiments only.
 PARTS = ("data", "model", "stack", "optimizer", "scheduler", "trainer")
-KEYS = (*PARTS, "callbacks", "logger", "name", "seed", "rerun", "paths", "weights")
+KEYS = (*PARTS, "callbacks", "logger", "name", "seed", "rerun", "paths", "weights", "scale")
 PATHS = ("runs", "results")
 WEIGHTS = ("from", "pretrain", "folder", "found")
 # Arguments that the code passes. A config may not set them.

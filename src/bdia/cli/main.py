@@ -16,6 +16,7 @@ VERBS = {
     "plan": "memory of a training step with every stack, before it runs",
     "report": "records -> tables and one HTML page",
     "reproduce": "a table or figure of the paper: data, sweep, report",
+    "studies": "the studies in order of priority, within a budget of time",
     "bench": "time and memory of every stack on this machine",
     "bench-lora": "memory and time of a Llama-like decoder over its depth, LoRA and full",
     "study": "measure one thing of the paper on models as they are",

@@ -51,6 +51,15 @@ def git_state(path: Path | str) -> dict[str, Any]:
     return {"sha": sha, "dirty": changes != ""}
 
 
+def code_since(path: Path | str, sha: str) -> str:
+    """Return in words whether what decides a run's numbers, `src` and `configs`, has changed since a commit."""
+    changed = _git(path, "diff", "--name-only", sha, "--", ":(top)src", ":(top)configs")
+    if changed is None:
+        return "whether the code has changed since cannot be told"
+    files = changed.splitlines()
+    return f"{len(files)} files of src and configs have changed since" if files else "the code has not changed since"
+
+
 def _git(path: Path | str, *arguments: str) -> str | None:
     try:
         done = subprocess.run(["git", "-C", str(path), *arguments], capture_output=True, text=True, check=True)

@@ -1,5 +1,6 @@
 """Write and read the records `results/<experiment>/<run_id>.json`. A record is never overwritten."""
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -80,6 +81,22 @@ def read_all(root: Path | str) -> tuple[list[RunRecord], list[str]]:
         except RecordError as error:
             unread.append(without_folders(" ".join(str(error).split())))
     return records, unread
+
+
+def finished_records(root: Path | str, experiment: str = "*") -> dict[str, RunRecord]:
+    """Return the records that ended well by the SHA-256 of their configs; of equal ones the earliest.
+
+    Args:
+        experiment: name of the folder; without it all.
+    """
+    found: dict[str, RunRecord] = {}
+    for path in sorted(Path(root).glob(f"{experiment}/*.json")):
+        if path.parent.name not in NOT_EXPERIMENTS:
+            with contextlib.suppress(RecordError):  # `read_all` names it
+                record = _read(path)
+                if record.status == "ok":
+                    found.setdefault(record.config_sha256, record)
+    return found
 
 
 def read_remarks(root: Path | str) -> dict[str, list[str]]:

@@ -36,9 +36,9 @@ from bdia.callbacks import DivergedError, Divergence, MeasuringCallback
 from bdia.data.files import remove_leftovers, write_whole
 from bdia.data.module import DataModule
 from bdia.profiling.device import describe_device
-from bdia.results.identity import config_sha256, git_state, run_id
+from bdia.results.identity import code_since, config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RecordError, RunRecord, describe, status_of
-from bdia.results.store import write_record
+from bdia.results.store import finished_records, record_path, write_record
 from bdia.reversible import GridOverflowError
 from bdia.tasks import Task
 from bdia.train.checkpoints import FINAL, WholeCheckpointIO, newest_whole, remove_resumable
@@ -52,7 +52,7 @@ ROOT = CONFIGS.parent
 RECORD = "record.json"  # of a run that ended well, beside its weights
 log = logging.getLogger("bdia")
 
-UNHASHED_PARTS = ("paths", "logger", "rerun")  # where things lie and what is logged do not change a result
+UNHASHED_PARTS = ("paths", "logger", "rerun", "scale")  # where things lie and what is logged do not change a result
 UNHASHED_KEYS = (
     "data.data_dir",
     "data.download",
@@ -102,7 +102,7 @@ def train(cfg: DictConfig, job: Job = SINGLE) -> RunRecord:
     cfg = find_weights(cfg, lambda first: train_once(first, recorded_config(first), train))
     recorded = recorded_config(cfg)
     sha = config_sha256(recorded)
-    run_dir = Path(cfg.paths.runs).resolve() / cfg.name / f"{sha[:8]}_s{cfg.seed}"
+    run_dir = run_folder(cfg, sha, Path(cfg.paths.runs).resolve())
     done = run_dir / RECORD
     if done.exists() and not cfg.rerun:
         record = _finished(done)
@@ -112,6 +112,25 @@ def train(cfg: DictConfig, job: Job = SINGLE) -> RunRecord:
     found = Measured()
     with _held(run_dir, found):
         return _run_and_record(cfg, recorded, sha, run_dir, found, job)
+
+
+def run_folder(cfg: DictConfig, sha: str, runs: Path) -> Path:
+    """Return the folder of a run's checkpoint and logs; `sha` is that of its recorded config."""
+    return runs / cfg.name / f"{sha[:8]}_s{cfg.seed}"
+
+
+def find_recorded(cfg: DictConfig) -> RunRecord | None:
+    """Return the record of a run of this config that ended well, of those in `<paths.results>/<name>`.
+
+    The commit that measured it is said, and whether the code has changed since.
+    """
+    found = finished_records(cfg.paths.results, cfg.name).get(config_sha256(recorded_config(cfg)))
+    if found is not None:
+        log.warning(
+            "already recorded by commit %s: %s; %s. rerun=true runs it again.",
+            found.git["sha"][:7], record_path(found, cfg.paths.results), code_since(ROOT, found.git["sha"]),
+        )  # fmt: skip
+    return found
 
 
 def _finished(path: Path) -> RunRecord:

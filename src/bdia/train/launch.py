@@ -151,7 +151,7 @@ def run_job(cfg: DictConfig, count: int = 1, varied: Collection[str] = ()) -> fl
     """
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-    from bdia.train.job import train
+    from bdia.train.job import find_recorded, train
     from bdia.train.progress import SINGLE, Job
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -165,7 +165,7 @@ def run_job(cfg: DictConfig, count: int = 1, varied: Collection[str] = ()) -> fl
     if OmegaConf.select(own, "job.chdir"):
         cfg = _from_there(cfg, Path(own.runtime.cwd))
     try:
-        record = train(cfg, job)
+        record = (find_recorded(cfg) if job.count > 1 and not cfg.rerun else None) or train(cfg, job)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning exits with 0, which a launcher takes for success
     except SystemExit as error:  # Lightning's way out of Ctrl-C

@@ -6,29 +6,25 @@ a minute or two (text: on the embedded data).
 
 import os
 import signal
-import statistics
 import subprocess
 import sys
-import time
-from itertools import cycle, islice
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
 from bdia import InvalidValueError
-from bdia.build import build_data, build_task, compose, quoted
+from bdia.build import build_data, compose, quoted
 from bdia.data.module import DataModule
-from bdia.profiling.workload import Workload
 from bdia.results import table_text
 from bdia.results.output import printable, say
 from bdia.results.report import build_report
 from bdia.results.store import read_records, read_remarks
 from bdia.train.job import free_memory
 from bdia.train.launch import jobs_of
+from bdia.train.studies import overrides_of, seconds_per_step
 
 SCALES = ("paper", "cpu", "smoke")
-# What can be reproduced -> its experiment at the paper's scale; the other scales' have the scale behind the name.
+# What can be reproduced -> its study.
 RECIPES = {
     "cifar10": "table1_cifar10",
     "cifar100": "table1_cifar100",
@@ -50,35 +46,14 @@ def choose_scale(asked: str | None, has_gpu: bool) -> tuple[str, str]:
     return ("paper", "a CUDA GPU is here") if has_gpu else ("cpu", "no CUDA GPU is here; scale=paper would insist")
 
 
-def sweep_of(experiment: str) -> list[list[str]]:
-    """Return the overrides of each of an experiment's variants: its sweep with one seed, which is left out."""
-    given = [f"experiment={experiment}", "seed=0"]
-    return [[word for word in job if word not in given] for job in jobs_of(given)]
+def sweep_of(study: str, scale: str) -> list[list[str]]:
+    """Return the overrides of each of a study's variants: its sweep with one seed, which is left out."""
+    return [[word for word in job if word != "seed=0"] for job in jobs_of([*overrides_of(study, scale), "seed=0"])]
 
 
-def job_config(experiment: str, overrides: list[str]) -> DictConfig:
-    """Compose one job of an experiment."""
-    return compose([f"experiment={experiment}", *overrides])
-
-
-def seconds_per_step(cfg: DictConfig, data: DataModule, device: str, repeats: int = 3) -> float:
-    """Median seconds of a training step on the first batches of an epoch, after one warm-up."""
-    task = build_task(cfg, data.net_arguments, data.task_arguments).to(device)
-    optimizer = task.optimizer(task.parameters())
-    times = []
-    for batch in islice(cycle(data.train_dataloader()), 1 + repeats):
-        batch = tuple(tensor.to(device) for tensor in batch)
-        start = time.perf_counter()
-        Workload(task, batch, optimizer, cfg.trainer.precision).step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
-
-
-def estimate_minutes(experiment: str, data: DataModule, seeds: int, device: str, jobs: int) -> float:
+def estimate_minutes(variants: list[list[str]], data: DataModule, seeds: int, device: str, jobs: int) -> float:
     """Minutes for all jobs, from a few timed steps per variant on this machine; evaluation is not in it."""
-    configs = [job_config(experiment, overrides) for overrides in sweep_of(experiment)]
+    configs = [compose(overrides) for overrides in variants]
     steps = len(data.train_dataloader())
     total = sum(seconds_per_step(cfg, data, device) * steps * cfg.trainer.max_epochs for cfg in configs)
     free_memory()  # the jobs are other processes on the same device
@@ -97,29 +72,30 @@ def reproduce(recipe: str, asked: str | None, seeds: int, results: Path) -> int:
         raise InvalidValueError(f"seeds={seeds}: wanted at least 1; set seeds")
     has_gpu = torch.cuda.is_available()
     scale, why = choose_scale(asked, has_gpu)
-    experiment = RECIPES[recipe] + ("" if scale == "paper" else f"_{scale}")
-    variants = sweep_of(experiment)
-    data = build_data(job_config(experiment, variants[0]))
+    study = RECIPES[recipe]
+    variants = sweep_of(study, scale)
+    first = compose(variants[0])
+    data = build_data(first)
     data.prepare_data()  # once, here: jobs that start together would download into each other's files
     data.setup()
     # A small model uses one core far better than several: one job per core. A GPU takes its jobs one by one.
     jobs = 1 if has_gpu else min(len(os.sched_getaffinity(0)), len(variants) * seeds)
     name = torch.cuda.get_device_name() if has_gpu else f"{jobs} CPU core(s)"
     torch.set_num_threads(1)
-    minutes = estimate_minutes(experiment, data, seeds, "cuda" if has_gpu else "cpu", jobs)
+    minutes = estimate_minutes(variants, data, seeds, "cuda" if has_gpu else "cpu", jobs)
     size = f"{len(variants)} variants x {seeds} seeds on {name}"
     say(f"scale {scale}: {why}. {size}: about {minutes:.1f} minutes of training steps, then start-up and evaluation.")
-    code = run_sweep(sweep_command(experiment, seeds, jobs, results), one_thread=not has_gpu)
+    code = run_sweep(sweep_command(study, scale, seeds, jobs, results), one_thread=not has_gpu)
     if results.is_dir() and (records := read_records(results)):
         page = build_report(results, results)
-        own = [record for record in records if record.experiment == experiment]
+        own = [record for record in records if record.experiment == first.name]
         print(printable(table_text(own, read_remarks(results))), f"\nReport: {page}")
     return code
 
 
-def sweep_command(experiment: str, seeds: int, jobs: int, results: Path) -> list[str]:
+def sweep_command(study: str, scale: str, seeds: int, jobs: int, results: Path) -> list[str]:
     """Return the command that trains every variant with every seed, `jobs` at a time."""
-    command = [sys.executable, "-m", "bdia.train", f"experiment={experiment}", *quoted([f"paths.results={results}"])]
+    command = [sys.executable, "-m", "bdia.train", *overrides_of(study, scale), *quoted([f"paths.results={results}"])]
     command.append("hydra.sweeper.params.seed='" + ",".join(map(str, range(seeds))) + "'")
     return command + (["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else [])
 

@@ -17,6 +17,7 @@ class Run(TypedDict, total=False):
     seed: whole(0, 2**32 - 1)
     rerun: FLAG
     paths: FOLDERS
+    scale: FILLED
 
 
 class Paths(TypedDict, total=False):
