@@ -4,13 +4,15 @@
 #
 # Usage, in one call of at least SECONDS + 90 that carries .kit and .whl:
 #   bash scripts/gpu_kit/start.sh SECONDS "ARGUMENTS OF bdia studies" ["ARGUMENTS"] ...
-# such as "scale=few only=[bits_cifar10] seeds=[0,1,2] workers=12". WEIGHTS="NAME ..." has the weights of those runs packed.
+# such as "scale=few only=[bits_cifar10] seeds=[0,1,2] workers=12". WEIGHTS="NAME ..." has the weights of those runs packed, LAST="NAME ..." the
+# checkpoints of those that were stopped.
 # Needs .whl (wheels that the machine lacks) and .kit: git (a clone's .git folder), bin (a git), and c10, c100 (image
 # sheets of cifar_part.py), of which those of the studies suffice.
-# A further call on the same machine skips the tests and what has ended, and continues what was stopped.
+# A further call on the same machine skips the tests and what has ended, and continues what was stopped; on another machine
+# it continues what the files last_*.tar of an earlier call hold, put into .kit/last.
 seconds=${1:?seconds} kit=/tmp/kit
 shift
-mkdir -p $kit/out /tmp/bdia /tmp/data "${OUT:?a folder for what comes back}"
+mkdir -p $kit/runs/logs /tmp/bdia /tmp/data "${OUT:?a folder for what comes back}"
 python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/site .whl/*.whl || exit 1
 tar -c --exclude=./.kit --exclude=./.whl --exclude=./.git . | tar -x -C /tmp/bdia
 [ -e /tmp/bdia/.git ] || cp -r .kit/git /tmp/bdia/.git
@@ -30,9 +32,12 @@ for folder in "$sheets"/c10 "$sheets"/c100; do
 done
 if [ ! -e $kit/tested ]; then
   (CUDA_MPS_PIPE_DIRECTORY=/nowhere timeout 300 python3 -m pytest -q -m gpu -n 3 -p no:cacheprovider --durations 3 -rs \
-    --continue-on-collection-errors tests >"$OUT/gpu_tests.log" 2>&1; tail -n 25 "$OUT/gpu_tests.log") &
+    --continue-on-collection-errors tests >$kit/runs/logs/gpu_tests.log 2>&1; tail -n 25 $kit/runs/logs/gpu_tests.log) &
   touch $kit/tested
 fi
+for file in "$sheets"/last/*.tar; do
+  [ -e "$file" ] && mkdir -p $kit/runs && tar -xf "$file" -C $kit/runs
+done
 mps=$(PATH=$PATH:/usr/local/nvidia/bin command -v nvidia-cuda-mps-control)
 if [ -n "$mps" ]; then # one context for all processes: their kernels run side by side
   mkdir -p $kit/mps $kit/mps-log
@@ -47,11 +52,14 @@ number=0
 for arguments in "$@"; do
   number=$((number + 1))
   python3 -m bdia.cli studies $arguments budget=$((seconds - SECONDS))s runs=$kit/runs results=/tmp/bdia/results \
-    >"$OUT/studies_$number.log" 2>&1 &
+    >$kit/runs/logs/studies_$number.log 2>&1 &
 done
 wait
 mkdir -p $kit/new
 git ls-files --others --exclude-standard results | xargs -r cp --parents -t $kit/new
 python3 scripts/gpu_kit/pack.py $kit/runs $kit/new/results "$OUT" $WEIGHTS
-tail -n 4 "$OUT"/studies_*.log
+(cd $kit/runs && for file in $(for name in $LAST; do echo $name/*/last.ckpt; done); do
+  [ -e "$file" ] && tar -cf "$OUT/last_$(echo "$file" | tr / _).tar" "$(dirname "$file")"
+done)
+tail -n 9 $kit/runs/logs/studies_*.log
 nvidia-smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader

@@ -26,7 +26,7 @@ from bdia.train.job import RECORD, recorded_config, run_folder
 from bdia.train.launch import jobs_of
 
 ORDER = CONFIGS / "studies.yaml"
-STARTUP = 15.0  # seconds until a run's first step, with the compilation of its kernels
+STARTUP = 25.0  # seconds until a run's first step, with the compilation of its kernels
 EVALUATION = 1 / 3  # of a step's time for the same images: the forward alone
 GPU_MEMORY = 2 * 2**30  # bytes that a job is allowed on a GPU which it shares
 
