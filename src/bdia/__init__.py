@@ -61,7 +61,7 @@ _EXTRAS = {
     "train": (
         *("torchvision", "timm", "safetensors", "lightning", "hydra", "omegaconf", "yaml", "filelock", "wandb"),
         *("torchmetrics", "tokenizers", "sacrebleu", "num2words", "numpy", "scipy", "sklearn", "pydantic"),
-        "requests",
+        *("requests", "wandb_workspaces"),
     ),
     "report": ("matplotlib", "jinja2", "pandas", "statsmodels"),
     "hf": ("transformers", "peft", "accelerate"),

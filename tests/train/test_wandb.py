@@ -217,6 +217,19 @@ def test_a_runs_name_is_for_people(choices):
     assert loggers.run_name(recorded_config(compose([*choices.split(), "seed=3"]))) == NAMES[choices]
 
 
+@pytest.mark.parametrize(
+    ("choices", "wanted"),
+    [
+        ("stack=bdia stack.gamma=1/4 stack.bits=7", {"gamma": 0.25, "bits": 7}),
+        ("stack=bdia gamma@stack.gamma=ramp stack.bits=auto", {}),
+        ("stack=revvit stack.grid_bits=9", {"bits": 9}),
+        ("stack=standard", {}),
+    ],
+)
+def test_gamma_and_bits_are_numbers_for_plots(choices, wanted):
+    assert loggers.numbers(recorded_config(compose(choices.split()))) == wanted
+
+
 def test_the_summary_of_an_offline_run_holds_accuracy_peak_memory_and_all_else_of_the_record(tiny, own_environment):
     cfg = tiny("trainer.max_epochs=1", "logger=default", "stack=bdia", "name=mine")
     record = train(cfg)

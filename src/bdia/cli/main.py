@@ -15,6 +15,7 @@ VERBS = {
     "config": "show the config that choices compose to, and run nothing",
     "plan": "memory of a training step with every stack, before it runs",
     "report": "records -> tables and one HTML page",
+    "dashboard": "a study on W&B: workspace and report",
     "reproduce": "a table or figure of the paper: data, sweep, report",
     "studies": "the studies in order of priority, within a budget of time",
     "bench": "time and memory of every stack on this machine",

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,14 @@ def run_name(config: Mapping[str, Any]) -> str:
     return " ".join(filter(None, parts))
 
 
+def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a plot over settings needs as numbers: "gamma" (of +1/2 or -1/2: 0.5) and "bits", where there are."""
+    stack = config.get("stack", {})
+    gamma, bits = (stack.get("gamma") or {}).get("value"), stack.get("bits") or stack.get("grid_bits")
+    found = {"gamma": None if gamma is None else float(Fraction(str(gamma))), "bits": bits}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
 def csv_logger(save_dir: Path, name: str, group: str, config: dict[str, Any]) -> CSVLogger:
     """Write csv/version_<n>/metrics.csv into the run's folder; a resumed run opens the next version."""
     return WholeCsvLogger(save_dir, name="csv")
@@ -111,8 +120,9 @@ def wandb_logger(save_dir: Path, name: str, group: str, config: dict[str, Any], 
     for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         os.environ.setdefault(variable, str(save_dir / "wandb"))
     mode, reason = choose_mode()
-    arguments = {"dir": save_dir, "name": name, "group": group, "config": config, "project": project}
+    arguments = {"dir": save_dir, "name": name, "group": group, "project": project}
     arguments |= {
+        "config": {**config, **numbers(config)},
         "id": wandb_id(save_dir),
         "job_type": stack_name(config),
         "tags": [*filter(None, [task_class(config)])],
