@@ -38,12 +38,14 @@ def test_a_stack_with_nothing_to_rebuild_has_no_row(tiny):
     assert train(tiny("trainer.max_epochs=1", "stack=standard")).curve("reconstruction_error") == []
 
 
-def test_verification_is_on_for_one_batch_and_then_as_before(tiny, add_callbacks):
+def test_verification_is_on_for_one_batch_an_epoch_and_then_as_before(tiny, add_callbacks):
     spy = Verify()
     add_callbacks(spy)
-    train(tiny("trainer.max_epochs=1", "stack=revvit"))
-    assert spy.during == [False, False, True, False, False]
-    assert spy.after == [False] * 5
+    record = train(tiny("trainer.max_epochs=2", "stack=revvit"))
+    assert spy.during == [False, False, True, False, False] * 2
+    assert spy.after == [False] * 10
+    errors = record.curve("reconstruction_error")
+    assert [row.step for row in errors] == [3, 8] and errors[0].value != errors[1].value
 
 
 def test_a_grid_that_was_chosen_is_in_the_record_and_in_the_checkpoint(tiny):

@@ -22,6 +22,8 @@ class PeakMemory(MeasuringCallback):
     activations, their gradients and temporaries, side information (and, on CUDA, parameter gradients at the peak).
     On the CPU what a module with a `memory_category` allocates (the loss head: logits, the gradients it makes) is
     recorded under that name as well; it is part of the activations.
+    Where the law of gamma changes the bits of side information during training (`Ramp`), the batch after each change is
+    measured too: rows of a later step. Batches of another size are not.
 
     Args:
         at_batch: the batch measured, counted from the start of training; at least 1, so that optimizer state exists
@@ -37,10 +39,28 @@ class PeakMemory(MeasuringCallback):
         self.at_batch = at_batch
         self.meter: StorageMeter | None = None
         self.hooks: list[Any] = []
+        self.stacks: list[Any] = []  # that draw gamma
+        self.side_bits: list[int] | None = None  # of these stacks, when memory was measured
+        self.is_on = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Save the rows and what they were measured with."""
+        return super().state_dict() | {"side_bits": self.side_bits}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore them; a checkpoint of an older version has the rows alone."""
+        super().load_state_dict(state_dict)
+        self.side_bits = state_dict.get("side_bits")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the stacks whose side information may change."""
+        self.stacks = [stack for stack in pl_module.modules() if hasattr(getattr(stack, "gamma", None), "side_bits")]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start measuring if this is the batch."""
-        if trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1 != self.at_batch:
+        """Start measuring if this is the batch, or the first after a change of the bits per activation."""
+        has_changed = self.side_bits not in (None, self._side_bits())
+        self.is_on = has_changed or trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1 == self.at_batch
+        if not self.is_on:
             return
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize()
@@ -56,15 +76,25 @@ class PeakMemory(MeasuringCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Read the peak."""
-        if trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1 != self.at_batch:
+        if not self.is_on:
             return
+        self.is_on, side_bits = False, self._side_bits()
         if pl_module.device.type == "cuda":
             found = self._on_cuda(trainer, pl_module, batch)
         elif self.meter is not None:
             found = self._on_cpu(trainer, pl_module, batch)
         else:
             return
-        self.rows = [Measurement(name, value / MIB, None, trainer.global_step) for name, value in found.items()]
+        if self.rows and self.rows[-1].step == trainer.global_step:  # gradients are accumulated; the next batch, then
+            return
+        new = [Measurement(name, value / MIB, None, trainer.global_step) for name, value in found.items()]
+        self.rows += new
+        self.side_bits = side_bits
+        self.draw(trainer, new)
+
+    def _side_bits(self) -> list[int]:
+        """Return the bits of side information per activation, of each stack in its last pass."""
+        return [stack.gamma.side_bits for stack in self.stacks]
 
     def _on_cuda(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, int]:
         """Return the allocator's peak and its parts, in bytes."""

@@ -8,17 +8,18 @@ from bdia.callbacks.history import Measurement, MeasuringCallback
 
 
 class ReversibilityCheck(MeasuringCallback):
-    """On one batch, verify the reversible stacks: 0 where every stream came back bit for bit, else the largest error.
+    """On one batch an epoch, verify reversible stacks: 0 where every stream came back exactly, else the worst error.
 
     With `bits="auto"` also the grid that was chosen, the coarsest of all stacks.
 
     Where nothing is rebuilt (stored activations, all blocks kept) there is no row.
 
     A stack on a grid compares integer sums of bits and raises ReversibilityError on a difference; one without (RevViT
-    as published, BDIA in float) keeps copies of its streams for this one batch and measures.
+    as published, BDIA in float) keeps copies of its streams for this batch and measures.
 
     Args:
-        at_batch: the batch verified, counted from the start of training; not the one whose memory is measured.
+        at_batch: the batch verified, counted from 0 at the start of training, later at the start of each epoch; not the
+            one whose memory is measured.
     """
 
     def __init__(self, at_batch: int = 2) -> None:
@@ -28,7 +29,8 @@ class ReversibilityCheck(MeasuringCallback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Turn verification on."""
-        if trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1 == self.at_batch:
+        seen = trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1
+        if seen == self.at_batch or (seen > self.at_batch and batch_idx == self.at_batch):
             stacks = [module for module in pl_module.modules() if hasattr(module, "reconstruction_error")]
             self.before = {stack: stack.verify for stack in stacks}
             for stack in stacks:
@@ -39,11 +41,14 @@ class ReversibilityCheck(MeasuringCallback):
     ) -> None:
         """Read the error and put verification back as it was."""
         if self.before:
+            new, step = [], trainer.global_step
             errors = [float(e) for stack in self.before for e in stack.reconstruction_error.values()]
             if any(stack.rebuilt for stack in self.before):
-                self.rows = [Measurement("reconstruction_error", max(errors, default=0.0), None, trainer.global_step)]
+                new.append(Measurement("reconstruction_error", max(errors, default=0.0), None, step))
             chosen = [stack.bits for stack in self.before if getattr(stack, "auto_bits", False)]
-            self.rows += [Measurement("grid_bits", min(chosen), None, trainer.global_step)] if chosen else []
+            new += [Measurement("grid_bits", min(chosen), None, step)] if chosen else []
+            self.rows += new
+            self.draw(trainer, new)
         for stack, verify in self.before.items():
             stack.verify = verify
         self.before = {}
