@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 SCALE ?=
 SEEDS ?= 3
 DATA ?=
+NAME ?=
+BUDGET ?=
 QUICK ?=
 # Taken as they were typed: a folder's name may have quotes, spaces or a dollar sign.
 override DATA := $(value DATA)
@@ -15,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 # `docs` is also the name of a folder.
-.PHONY: help setup demo test test-slow lint audit soak fuzz bench report docs clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
+.PHONY: help setup demo test test-slow lint audit soak fuzz bench study studies report docs clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -58,6 +60,12 @@ audit: setup ## known holes of the pinned packages; says so where the advisories
 
 bench: setup ## step time, throughput, memory of every stack, depth and model (80 minutes on 2 cores; QUICK=1: three)
 	$(BIN)/bdia bench quick=$(if $(filter-out 0 no,$(QUICK)),true,false)
+
+study: setup ## one study, to its end: NAME=table2_cifar10 [SCALE=paper|cpu|long|few|smoke] [BUDGET=25min] [DATA=folder]
+	$(BIN)/bdia studies only="[$(NAME)]" scale="$(or $(SCALE),cpu)" budget="$(BUDGET)" data="$$DATA"
+
+studies: setup ## the studies in order of priority, as far as BUDGET=25min lasts; typed again it goes on [SCALE=cpu]
+	$(BIN)/bdia studies scale="$(or $(SCALE),cpu)" budget="$(BUDGET)" data="$$DATA"
 
 report: setup ## records in results/ -> results/tables/*.md and results/report.html
 	$(BIN)/bdia report

@@ -27,6 +27,7 @@ from bdia.data.text.tokenizer import Bytes
 from bdia.reversible import RevVitStack
 from bdia.train.job import train
 from bdia.train.launch import jobs_of
+from bdia.train.studies import overrides_of, scales_of, studies
 from helpers.training_helpers import compose_config, run_dir
 
 # What the data would say, if it were read.
@@ -50,12 +51,14 @@ MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 # gamma laws sit inside the stack that reads them; laws without an inverse need stored activations
 PACKAGE = {"gamma": "gamma@stack.gamma", "tokenizer": "tokenizer@data.tokenizer"}
 NEEDS = {"gamma=zero": ["stack.backward=stored"], "gamma=uniform": ["stack.backward=stored"]}
+NEEDS |= {f"gamma={law}": ["stack.backward=stored"] for law in ("three_point", "one_sided")}
 NEEDS["tokenizer=saved"] = ["data.tokenizer.path=tokenizer.json"]
 GROUP_FILES = sorted(
     f"{path.parent.name}={path.stem}"
     for path in CONFIGS.glob("*/*.yaml")
     if path.parent.name not in ("experiment", "hydra")
 )
+SCALES = [(study, scale) for study in studies() for scale in scales_of(study)[1]]
 
 
 def beside(group, name):
@@ -80,6 +83,7 @@ def build_all(cfg, folder):
 
 
 @pytest.mark.parametrize("choice", GROUP_FILES)
+@pytest.mark.filterwarnings("ignore::bdia.reversible.GammaMeanWarning")  # gamma=one_sided
 def test_every_file_of_every_group_composes_and_builds(choice, tmp_path, monkeypatch):
     group, _, name = choice.partition("=")
     cfg = compose_config(*beside(group, name), f"{PACKAGE.get(group, group)}={name}", *NEEDS.get(choice, []))
@@ -88,14 +92,38 @@ def test_every_file_of_every_group_composes_and_builds(choice, tmp_path, monkeyp
     assert len(build_loggers(cfg, tmp_path, "name", {})) == len(cfg.logger)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in studies()])
 def test_every_job_of_every_experiment_composes_and_builds(experiment, tmp_path):
-    jobs = jobs_of([f"experiment={experiment}", "seed=0"])
+    check_jobs([f"experiment={experiment}"], experiment, tmp_path)
+
+
+@pytest.mark.parametrize("study", studies())
+@pytest.mark.filterwarnings("ignore::bdia.reversible.GammaMeanWarning")
+def test_every_job_of_every_study_composes_and_builds(study, tmp_path):
+    check_jobs(overrides_of(study, "paper"), f"{study}_paper", tmp_path)
+
+
+@pytest.mark.parametrize(("study", "scale"), SCALES)
+def test_every_scale_of_every_study_composes_and_builds(study, scale, tmp_path):
+    (first, *_) = jobs_of([*overrides_of(study, scale), "seed=0"])
+    cfg = compose_config(*first)
+    assert cfg.name == f"{study}_{scale}"
+    build_all(cfg, tmp_path)
+
+
+def test_every_experiment_with_scales_is_among_the_studies():
+    with_scales = [name for name in EXPERIMENTS if "/scale/" in (CONFIGS / "experiment" / f"{name}.yaml").read_text()]
+    assert sorted(studies()) == with_scales
+
+
+def check_jobs(choices, name, tmp_path):
+    """Compose and build the jobs of a sweep; they differ."""
+    jobs = jobs_of([*choices, "seed=0"])
     assert len(jobs) > 1
     hashes = set()
     for job in jobs:
         cfg = compose_config(*job)
-        assert cfg.name == experiment
+        assert cfg.name == name
         build_all(cfg, tmp_path)
         hashes.add(bdia.train.job.config_sha256(bdia.train.job.recorded_config(cfg)))
     assert len(hashes) == len(jobs)
@@ -132,10 +160,8 @@ def test_an_experiments_header_says_how_long_it_takes_and_a_command_that_runs_it
     assert re.search(r"\b(minutes?|hours?|days?)\b", header.lower())
     command = header.partition("Run: ")[2]
     assert command
-    recipe = re.match(r"(?:table1_)?(cifar100?|gpt2|translation)_?(paper|cpu|smoke|)$", experiment)
-    reproduced = recipe and f"make reproduce-{recipe[1]} SCALE={recipe[2] or 'paper'}"
-    wanted = "make demo" if experiment == "demo" else reproduced or f"experiment={experiment}"
-    assert wanted in command
+    wanted = f"make study NAME={experiment}" if experiment in studies() else f"experiment={experiment}"
+    assert ("make demo" if experiment == "demo" else wanted) in command
     makefile = CONFIGS.parent / "Makefile"
     for target in re.findall(r"make ([\w-]+)", command):
         assert f"\n{target}:" in makefile.read_text()

@@ -31,7 +31,7 @@ for folder in "$sheets"/c10 "$sheets"/c100; do
   [ -d "$folder" ] && python3 scripts/gpu_kit/cifar_part.py unpack --sheets "$folder" --data /tmp/data
 done
 if [ ! -e $kit/tested ]; then
-  (CUDA_MPS_PIPE_DIRECTORY=/nowhere timeout 300 python3 -m pytest -q -m gpu -n 3 -p no:cacheprovider --durations 3 -rs \
+  (CUDA_MPS_PIPE_DIRECTORY=/nowhere timeout 300 python3 -m pytest -q -m gpu -n 3 -p no:cacheprovider -p no:benchmark --durations 3 -rs \
     --continue-on-collection-errors tests >$kit/runs/logs/gpu_tests.log 2>&1; tail -n 25 $kit/runs/logs/gpu_tests.log) &
   touch $kit/tested
 fi

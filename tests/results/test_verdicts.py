@@ -114,7 +114,7 @@ def test_the_table_has_one_row_per_claim_and_says_what_it_rests_on():
     assert len(table.rows) == len(CLAIMS)
     assert table.rows[0][-3:] == ["4", table.rows[0][5], REPRODUCED]
     text = " ".join(behind(found[0]))
-    assert "bdia train experiment=table1_cifar10_cpu" in text and "width 128 (paper: 512)" in text
+    assert "make study NAME=table1_cifar10 SCALE=cpu" in text and "width 128 (paper: 512)" in text
     assert "abcdef012345" in text and found[0].runs[0].run_id in text
     assert behind(found[-1]) == ["No experiment with records measures it yet."]
     again = verdicts(gather(study(61.0)[::-1]))

@@ -97,13 +97,23 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(tiny, monk
     assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize("experiment", ["demo", "translation_smoke", "gpt2_smoke", "finetune_vit_cifar10_smoke"])
-def test_counting_parameters_draws_no_random_number_and_takes_no_memory(experiment):
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["experiment=demo"],
+        ["experiment=translation", "scale/translation=smoke"],
+        ["experiment=gpt2", "scale/gpt2=smoke"],
+        ["experiment=finetune_vit_cifar10_smoke"],
+    ],
+    ids=lambda choices: choices[0],
+)
+def test_counting_parameters_draws_no_random_number_and_takes_no_memory(choices):
     import torch
 
-    arguments = {"num_classes": 10} if experiment in ("demo", "finetune_vit_cifar10_smoke") else {"vocab_size": 300}
+    cfg = compose_config(*choices)
+    arguments = {"num_classes": 10} if "ImageClassification" in cfg.model._target_ else {"vocab_size": 300}
     state = torch.get_rng_state()
-    check_memory(compose_config(f"experiment={experiment}"), arguments)
+    check_memory(cfg, arguments)
     assert torch.equal(torch.get_rng_state(), state)
 
 

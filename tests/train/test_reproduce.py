@@ -15,20 +15,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import bdia.train.launch
 import bdia.train.reproduce
-from bdia.build import CONFIGS, build_data, compose, quoted
+from bdia.build import CONFIGS, compose, quoted
 from bdia.cli.main import main
 from bdia.train.reproduce import (
     RECIPES,
     SCALES,
     choose_scale,
     estimate_minutes,
-    job_config,
     reproduce,
     run_sweep,
-    seconds_per_step,
     sweep_command,
     sweep_of,
 )
+from bdia.train.studies import overrides_of
 
 
 @pytest.mark.parametrize(
@@ -64,35 +63,35 @@ def test_a_mistyped_data_folder_is_one_clear_error_and_is_not_created(tmp_path, 
 
 
 def test_the_sweep_names_experiment_seeds_and_jobs(tmp_path):
-    command = sweep_command("table1_cifar10_cpu", 2, 3, tmp_path)
+    command = sweep_command("table1_cifar10", "cpu", 2, 3, tmp_path)
     assert command[:3] == [sys.executable, "-m", "bdia.train"]
-    assert {"experiment=table1_cifar10_cpu", "hydra.sweeper.params.seed='0,1'", "hydra.launcher.n_jobs=3"} <= {*command}
-    assert "hydra/launcher=joblib" not in sweep_command("table1_cifar10", 2, 1, tmp_path)
+    assert {
+        "experiment=table1_cifar10",
+        "scale/cifar10=cpu",
+        "hydra.sweeper.params.seed='0,1'",
+        "hydra.launcher.n_jobs=3",
+    } <= {*command}
+    assert "hydra/launcher=joblib" not in sweep_command("table1_cifar10", "paper", 2, 1, tmp_path)
 
 
 def test_the_estimate_counts_every_variants_steps_and_grows_with_seeds_and_shrinks_with_jobs(monkeypatch):
     monkeypatch.setattr(bdia.train.reproduce, "seconds_per_step", lambda *_: 0.6)
+    variants = sweep_of("table1_cifar10", "smoke")
     data = SimpleNamespace(train_dataloader=lambda: range(8))
     steps = 3 * 8 * 2  # stacks x batches x epochs
-    assert estimate_minutes("table1_cifar10_smoke", data, 1, "cpu", 1) == pytest.approx(steps * 0.6 / 60)
-    assert estimate_minutes("table1_cifar10_smoke", data, 3, "cpu", 2) == pytest.approx(steps * 0.6 / 60 * 3 / 2)
-
-
-@pytest.mark.parametrize(
-    ("experiment", "kind"),
-    [("translation_smoke", "data.source.train=60"), ("gpt2_smoke", "data.fraction=0.05"), ("demo", "seed=0")],
-)
-def test_a_step_is_timed_on_batches_of_every_kind_of_data(experiment, kind, places, one_thread):
-    cfg = job_config(experiment, ["stack=bdia", kind, *places])
-    data = build_data(cfg)
-    data.setup()
-    assert seconds_per_step(cfg, data, "cpu", repeats=1) > 0
+    assert estimate_minutes(variants, data, 1, "cpu", 1) == pytest.approx(steps * 0.6 / 60)
+    assert estimate_minutes(variants, data, 3, "cpu", 2) == pytest.approx(steps * 0.6 / 60 * 3 / 2)
 
 
 def test_a_recipes_variants_are_its_sweep_without_the_seeds():
-    assert len(sweep_of("gpt2_cpu")) == 4
-    assert ["stack=bdia", "model.net.dropout=0.3"] in sweep_of("gpt2_cpu")
-    assert sweep_of("table1_cifar10") == [["stack=standard"], ["stack=revvit"], ["stack=bdia"]]
+    assert len(sweep_of("gpt2", "cpu")) == 4
+    scale = ["experiment=gpt2", "scale/gpt2=cpu"]
+    assert ["stack=bdia", "model.net.dropout=0.3", *scale] in sweep_of("gpt2", "cpu")
+    assert [words[0] for words in sweep_of("table1_cifar10", "paper")] == [
+        "stack=standard",
+        "stack=revvit",
+        "stack=bdia",
+    ]
 
 
 def test_a_range_in_a_recipes_sweep_is_a_variant_for_each_value(monkeypatch):
@@ -103,20 +102,21 @@ def test_a_range_in_a_recipes_sweep_is_a_variant_for_each_value(monkeypatch):
         return cfg
 
     monkeypatch.setattr(bdia.train.launch, "compose", with_ranges)
-    assert sweep_of("demo") == [["stack.bits=7"], ["stack.bits=8"], ["stack.bits=9"]]
+    assert [words[0] for words in sweep_of("bits_cifar10", "smoke")] == ["stack.bits=7", "stack.bits=8", "stack.bits=9"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_recipe_has_an_experiment_and_a_make_target_at_every_scale(recipe, scale):
-    experiment = RECIPES[recipe] + ("" if scale == "paper" else f"_{scale}")
-    assert (CONFIGS / "experiment" / f"{experiment}.yaml").exists()
+    assert compose(overrides_of(RECIPES[recipe], scale)).name == f"{RECIPES[recipe]}_{scale}"
     assert f"\nreproduce-{recipe}:" in (CONFIGS.parent / "Makefile").read_text()
 
 
 @pytest.mark.parametrize("folder", ["a b", "a,b", "lr=3", "#1", "été", "(new)", "it's", "a'b\\", "[x]", "{x}"])
 def test_the_sweeps_folder_is_one_value_to_hydra_whatever_its_name(folder):
-    override = next(word for word in sweep_command("demo", 1, 1, Path(folder)) if word.startswith("paths.results="))
+    override = next(
+        word for word in sweep_command("gpt2", "smoke", 1, 1, Path(folder)) if word.startswith("paths.results=")
+    )
     read = OverridesParser.create().parse_override(override)
     assert not read.is_sweep_override() and read.value() == folder
     assert quoted([override]) == [override]
@@ -142,8 +142,8 @@ def test_make_hands_a_folder_on_as_it_was_typed(given, tmp_path):
 
 @pytest.fixture
 def digits(monkeypatch):
-    """A recipe on embedded data; its sweep is not run, but noted."""
-    monkeypatch.setitem(RECIPES, "digits", "demo")
+    """A recipe whose smoke scale has embedded data; its sweep is not run, but noted."""
+    monkeypatch.setitem(RECIPES, "digits", "table1_cifar10")
     started = []
     monkeypatch.setattr(bdia.train.reproduce, "run_sweep", lambda command, one_thread: started.append(command) or 0)
     return started
@@ -158,11 +158,11 @@ def test_missing_data_end_the_command_before_anything_runs(digits, tmp_path, mon
 
 
 def test_scale_reason_and_minutes_are_said_before_the_sweep_starts(digits, tmp_path, monkeypatch, capsys):
-    assert reproduce("digits", "paper", 2, tmp_path / "results") == 0
+    assert reproduce("digits", "smoke", 2, tmp_path / "results") == 0
     text, (command,) = capsys.readouterr().out, digits
-    assert text.startswith("scale paper: scale=paper was asked for. 4 variants x 2 seeds on ")
-    assert 0 < float(re.search(r"about ([\d.]+) minutes", text)[1]) < 60
-    assert "experiment=demo" in command and f"paths.results={tmp_path / 'results'}" in command
+    assert text.startswith("scale smoke: scale=smoke was asked for. 3 variants x 2 seeds on ")
+    assert re.search(r"about (\d+ s|\d+ min \d+ s) of training steps", text)
+    assert "experiment=table1_cifar10" in command and f"paths.results={tmp_path / 'results'}" in command
 
 
 def test_the_sweeps_exit_code_is_handed_on():

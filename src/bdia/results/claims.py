@@ -13,6 +13,7 @@ from bdia.results.record import RunRecord
 from bdia.results.statistics import value_of
 
 Form = tuple[Any, ...]
+SCALES = ("paper", "long", "few", "cpu")  # of image studies, the most telling first: `cpu` is too short to over-fit
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ def _rise(record: RunRecord) -> float | None:
     """Return how far the validation loss ends above its least value: the over-fitting."""
     best, final = value_of(record.best("loss", "val", higher=False)), record.final("loss", "val")
     return None if best is None or final is None else final - best
+
+
+def command_of(name: str) -> str:
+    """Return the command that trains what an experiment's records hold; a study's are named `<study>_<scale>`."""
+    study, _, scale = name.rpartition("_")
+    is_study = scale in (*SCALES, "smoke") and not study.startswith(("memory", "finetune"))
+    return f"make study NAME={study} SCALE={scale}" if is_study else f"bdia train experiment={name}"
 
 
 TEST_ACCURACY = Measure("test accuracy", "points", _final("accuracy", "test"))
@@ -74,19 +82,19 @@ class Claim:
 
 def _table_1(data: str, text: str, paper: tuple[float, float], ours: Form, theirs: Form) -> Claim:
     name = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}[data]
-    scales = tuple(f"table1_{name}{scale}" for scale in ("", "_long", "_cpu"))
+    scales = tuple(f"table1_{name}_{scale}" for scale in SCALES)
     found = f"{paper[0]:.2f} against {paper[1]:.2f} %, n = 3"
     size = round(paper[0] - paper[1], 2)
     return Claim(text, f"Table 1, {data}", found, f"Table 1, {data}", scales, ours, theirs, TEST_ACCURACY, 1, size)
 
 
 def _table_1_memory(text: str, paper: str, ours: Form, theirs: Form) -> Claim:
-    scales = ("table1_cifar10", "memory_paper")
+    scales = ("table1_cifar10_paper", "memory_paper")
     return Claim(text, "Table 1, memory", paper, "Table 1, memory", scales, ours, theirs, PEAK, -1)
 
 
 def _table_2(text: str, paper: str, ours: Form, theirs: Form, size: float | None = None) -> Claim:
-    scales = ("table2_cifar10", "table2_cifar10_cpu")
+    scales = tuple(f"table2_cifar10_{scale}" for scale in SCALES)
     return Claim(text, "Table 2", paper, "Table 2", scales, ours, theirs, TEST_ACCURACY, 1, size)
 
 
@@ -98,8 +106,9 @@ def _float_gamma(value: str) -> Form:
     return (*HALF_IN_FLOAT[:2], Fraction(value), None)
 
 
-VIT = ("table1_cifar10", "table1_cifar10_long", "table1_cifar10_cpu")
-TRANSLATION, GPT2 = ("translation", "translation_cpu"), ("gpt2", "gpt2_cpu")
+VIT = tuple(f"table1_cifar10_{scale}" for scale in SCALES)
+TRANSLATION = ("translation_paper", "translation_long", "translation_cpu")
+GPT2 = ("gpt2_paper", "gpt2_cpu")
 
 CLAIMS = (
     _table_1("CIFAR-10", "BDIA is more accurate than the standard ViT", (89.10, 88.15), HALF_ON_GRID, STANDARD),

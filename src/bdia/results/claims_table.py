@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bdia.results.claims import command_of
 from bdia.results.published import setting_differences
 from bdia.results.record import RunRecord
 from bdia.results.statistics import NONE
@@ -59,7 +60,7 @@ def behind(verdict: Verdict) -> list[str]:
     commits = ", ".join(dict.fromkeys(run.git["sha"][:12] for run in runs))
     differs = "; ".join(setting_differences(verdict.ours.example.config))
     return [
-        f"Measured by `bdia train experiment={verdict.experiment.name}`: {verdict.claim.measure.text}; "
+        f"Measured by `{command_of(verdict.experiment.name)}`: {verdict.claim.measure.text}; "
         f"commit {commits}; {cost(runs)}.",
         f"Not the paper's setting: {differs}." if differs else "The paper's setting.",
         f"Runs: {', '.join(run.run_id for run in runs)}.",

@@ -21,6 +21,7 @@ from bdia.results.report import build_report
 from bdia.results.store import read_records, read_remarks
 from bdia.train.job import free_memory
 from bdia.train.launch import jobs_of
+from bdia.train.progress import duration
 from bdia.train.studies import overrides_of, seconds_per_step
 
 SCALES = ("paper", "cpu", "smoke")
@@ -84,7 +85,9 @@ def reproduce(recipe: str, asked: str | None, seeds: int, results: Path) -> int:
     torch.set_num_threads(1)
     minutes = estimate_minutes(variants, data, seeds, "cuda" if has_gpu else "cpu", jobs)
     size = f"{len(variants)} variants x {seeds} seeds on {name}"
-    say(f"scale {scale}: {why}. {size}: about {minutes:.1f} minutes of training steps, then start-up and evaluation.")
+    say(
+        f"scale {scale}: {why}. {size}: about {duration(minutes * 60)} of training steps, then start-up and evaluation."
+    )
     code = run_sweep(sweep_command(study, scale, seeds, jobs, results), one_thread=not has_gpu)
     if results.is_dir() and (records := read_records(results)):
         page = build_report(results, results)

@@ -139,9 +139,9 @@ class Forecast:
     def __init__(self, records: Sequence[RunRecord]) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.past: dict[str, list[float]] = {}
-        here = describe_device("auto")["name"]
+        self.name = describe_device("auto")["name"]
         for record in records:
-            if record.device["name"] == here:
+            if record.device["name"] == self.name:
                 self.past.setdefault(_condition(record.config), []).append(record.wall_s)
         self.data: dict[str, DataModule] = {}
         self.steps: dict[str, float] = {}

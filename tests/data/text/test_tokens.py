@@ -21,6 +21,7 @@ from bdia.data.text.token_file import unigram_perplexity
 from bdia.data.text.tokenizer import END_OF_DOCUMENT, Bytes, CorpusBpe, Gpt2Bpe, load_tokenizer
 from bdia.data.text.tokens import TokenDataModule
 from bdia.data.text.windows import TokenLoader
+from helpers.cuda_waits import refused_waits
 from helpers.places import CONFIGS
 
 DATA = Path(os.environ.get("BDIA_DATA", "data"))
@@ -264,11 +265,8 @@ def test_resuming_inside_an_epoch_that_would_be_cut_otherwise_is_refused(change)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_windows_on_cuda_equal_those_on_the_cpu_and_no_batch_waits_for_the_device():
     loader = make_loader(device="cuda")
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with refused_waits():
         batches = epoch_of(loader, 1)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert all(tokens.is_cuda for tokens in batches)
     assert torch.equal(torch.cat(batches).cpu(), torch.cat(epoch_of(make_loader(), 1)))
 
