@@ -189,6 +189,16 @@ def load_run(checkpoint: Path) -> Task:
     Raises:
         FileNotFoundError: the checkpoint or its config is not there. ValueError: the tokenizer is another run's.
     """
+    cfg = load_config(checkpoint)
+    return load_task(cfg, checkpoint, *_saved_arguments(cfg, checkpoint.parent / "tokenizer.json"))
+
+
+def load_config(checkpoint: Path) -> DictConfig:
+    """Return the config of the run that a checkpoint lies beside.
+
+    Raises:
+        FileNotFoundError: the checkpoint or its config is not there. InvalidValueError: the config is not to be read.
+    """
     config = checkpoint.parent / "config.yaml"
     for path in (checkpoint, config):
         if not path.is_file():
@@ -196,7 +206,7 @@ def load_run(checkpoint: Path) -> Task:
     cfg = _saved_config(config)
     if "weights" in cfg.model.net:
         cfg.model.net.weights = None  # where training started from; the checkpoint has what it led to
-    return load_task(cfg, checkpoint, *_saved_arguments(cfg, checkpoint.parent / "tokenizer.json"))
+    return cfg
 
 
 def _saved_config(path: Path) -> DictConfig:

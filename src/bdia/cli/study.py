@@ -3,6 +3,7 @@
 Usage: bdia study name=... [key=value ...]
 
   name=reconstruction   error of the rebuilt stream, block by block, in float and on the grid (the paper's Fig. 2)
+  name=inference        trained image classifiers: constant gamma (Fig. 1), grids, corruptions, random paths
   out=                  folder of the record; empty: results/<name>
 
 Keys of reconstruction:
@@ -11,6 +12,14 @@ Keys of reconstruction:
   model=gpt2_demo width=256 heads=8     the model, a language model of configs/model
   batch=4 tokens=128                    texts in the batch, tokens in a text
   gamma=1/2 bits=9 seeds=[0,1,2]
+
+Keys of inference:
+  runs=runs/table1_cifar10_few          folder with the runs of a study, each with its final.ckpt
+  data=                                 folder of the images; empty: BDIA_DATA, else data
+  gammas=[-0.5,-0.25,-0.1,0,0.1,0.25,0.5]
+  bits=[4,5,6,7,9,12]                   grids at inference
+  paths=16                              random draws of gamma whose predictions are averaged
+  images=0                              of the test set; 0: all
 
 Examples:
   bdia study name=reconstruction
@@ -26,7 +35,7 @@ from bdia import InvalidValueError
 from bdia.cli.arguments import read_arguments
 from bdia.results.output import say_on_stderr
 
-STUDIES = {"reconstruction": "bdia.bench.studies.reconstruction"}
+STUDIES = {"reconstruction": "bdia.bench.studies.reconstruction", "inference": "bdia.bench.studies.inference"}
 
 
 def run(argv: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bdia import MissingFileError
 from bdia.data.files import write_whole
-from bdia.results import reconstruction
+from bdia.results import inference, reconstruction
 from bdia.results.claims_table import ClaimRow, claims_markdown, claims_table
 from bdia.results.figures import figures
 from bdia.results.published import CURVES_ONLY, data_name, paper_row, setting_differences
@@ -88,6 +88,7 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
     page = out_dir / "report.html"
     template = environment.get_template("report.html.jinja")
     studies = [*filter(None, [Study.of(reconstruction.read_newest(records_root))])]
+    studies += Study.of_inference(inference.read_newest(records_root))
     shown = {"sections": sections, "studies": studies, "table_of_claims": claims_table(claims), "claims": claims}
     shown["unread"] = unread
     write_whole(page, template.render(**shown, rule=RULE))
@@ -114,6 +115,22 @@ class Study:
     table: Table
     figure: str
     provenance: list[str]
+
+    @classmethod
+    def of_inference(cls, record: Mapping[str, Any] | None) -> "list[Study]":
+        """Return the parts of a record of the study of inference; the first has the figure."""
+        if record is None:
+            return []
+        shown = inference.tables(record).items()
+        return [
+            cls(
+                inference.TITLES[part],
+                table,
+                inference.figure(record) if part == "gamma" else "",
+                inference.provenance(record),
+            )
+            for part, table in shown
+        ]
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> "Study | None":

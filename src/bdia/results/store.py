@@ -20,6 +20,7 @@ NOT_EXPERIMENTS = (
     "depth",
     "plans",
     "reconstruction",
+    "inference",
     "kills",
     "settings",
     "soak",

@@ -1,0 +1,122 @@
+"""The study of trained classifiers at inference in the report: `bdia study name=inference`."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from bdia.results.figures import LINES, STYLE, svg_text
+from bdia.results.record import RecordError
+from bdia.results.statistics import NONE
+from bdia.results.tables import Table
+
+NAME = "inference"
+TITLES = {
+    "gamma": "Constant gamma at inference (the paper's Fig. 1)",
+    "bits": "What quantised inference costs",
+    "corruption": "Corrupted test images, calibration, and the mean over random paths of gamma",
+}
+COLOURS = {"BDIA": "#4477AA", "standard (ViT)": "#CC6677", "RevViT": "#228833"}
+
+Record = Mapping[str, Any]
+
+
+def read_newest(root: Path | str) -> Record | None:
+    """Return the newest record under `root`; None where there is none.
+
+    Raises:
+        RecordError: the file is no record of this study.
+    """
+    paths = sorted((Path(root) / NAME).glob("*.json"))
+    if not paths:
+        return None
+    try:
+        record: Record = json.loads(paths[-1].read_text(encoding="utf-8"))
+        for row in record["rows"]:
+            float(row["accuracy"]), float(row["loss"]), float(row["ece"])
+            str(row["stack"]), int(row["seed"]), str(row["part"]), row["value"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise RecordError(f"{paths[-1]}: no record of the study {NAME}: {error!r}") from error
+    return record
+
+
+def values(record: Record, stack: str, part: str, value: Any, key: str = "accuracy") -> list[float]:
+    """Return one number per seed."""
+    found = (row for row in record["rows"] if (row["stack"], row["part"], row["value"]) == (stack, part, value))
+    return [row[key] for row in found]
+
+
+def _cell(numbers: Sequence[float], digits: int = 2) -> str:
+    """Return mean and standard deviation over the seeds."""
+    if not numbers:
+        return NONE
+    spread = f" ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
+    return f"{statistics.mean(numbers):.{digits}f}{spread}"
+
+
+def _stacks(record: Record, part: str) -> list[str]:
+    return list(dict.fromkeys(row["stack"] for row in record["rows"] if row["part"] == part))
+
+
+def _points(record: Record, part: str) -> list[Any]:
+    return list(dict.fromkeys(row["value"] for row in record["rows"] if row["part"] == part))
+
+
+def tables(record: Record) -> dict[str, Table]:
+    """Return the table of each part: test accuracy in % or loss in nat, mean ± standard deviation over the seeds."""
+    gammas, bits = _points(record, "gamma, grid"), _points(record, "bits")
+    rows = []
+    for stack in _stacks(record, "gamma, grid"):
+        for key, name, digits in (("accuracy", "accuracy, %", 2), ("loss", "loss, nat", 3)):
+            cells = [_cell(values(record, stack, "gamma, grid", gamma, key), digits) for gamma in gammas]
+            rows.append([f"{stack}: {name}", *cells])
+    by_gamma = Table(["trained as", *(f"gamma {gamma:+g}" for gamma in gammas)], rows)
+    rows = []
+    for stack in _stacks(record, "bits"):
+        plain = _cell(values(record, stack, "gamma, float", 0.0))
+        rows.append([stack, plain, *(_cell(values(record, stack, "bits", number)) for number in bits)])
+    by_bits = Table(["trained as", "float32", *(f"{number} bits" for number in bits)], rows)
+    kinds, paths = _points(record, "corruption"), max(_points(record, "paths"), default=0)
+    named = [("clean: accuracy, %", "clean", "", "accuracy"), ("clean: calibration error, %", "clean", "", "ece")]
+    named += [(f"{kind}: accuracy, %", "corruption", kind, "accuracy") for kind in kinds]
+    named += [(f"mean of {paths} paths: {key}", "paths", paths, key) for key in ("accuracy", "ece")]
+    rows = [
+        [name.replace(": ece", ": calibration error, %").replace("paths: accuracy", "paths: accuracy, %")]
+        + [_cell(values(record, stack, part, value, key)) for stack in _stacks(record, "clean")]
+        for name, part, value, key in named
+    ]
+    return {"gamma": by_gamma, "bits": by_bits, "corruption": Table(["", *_stacks(record, "clean")], rows)}
+
+
+def provenance(record: Record) -> list[str]:
+    """Return what the record was measured with."""
+    settings, device = record["settings"], record["device"]
+    seeds = len({row["seed"] for row in record["rows"]})
+    runs = settings["runs"]
+    return [
+        f"Test set, {seeds} trained models of each stack in {runs}; gamma and bits change at inference alone: "
+        f"`bdia study name={NAME} runs={runs}`, commit {record['git']['sha'][:12]}, {device['name']}, torch "
+        f"{device['torch']}, {record['wall_s']:.0f} s.",
+        "RevViT has no gamma. A random path draws gamma as in training, without dropout.",
+    ]
+
+
+def figure(record: Record) -> str:
+    """Return the test accuracy against the constant gamma as SVG: one line per stack, the least to the largest."""
+    gammas = _points(record, "gamma, grid")
+    with matplotlib.rc_context(STYLE):
+        drawn = Figure(figsize=(7.2, 3.6), layout="constrained")
+        axes = drawn.subplots()
+        for place, stack in enumerate(_stacks(record, "gamma, grid")):
+            found = [values(record, stack, "gamma, grid", gamma) for gamma in gammas]
+            colour = COLOURS.get(stack, "#8A8A8A")
+            axes.plot(gammas, [statistics.mean(v) for v in found], color=colour, linestyle=LINES[place], label=stack)
+            axes.fill_between(gammas, [min(v) for v in found], [max(v) for v in found], color=colour, alpha=0.15)
+        axes.set_xlabel("constant gamma at inference")
+        axes.set_ylabel("test accuracy, %")
+        drawn.legend(loc="outside lower left", ncols=3)
+        return svg_text(drawn, salt=NAME)
