@@ -37,7 +37,8 @@ def test_gamma_half_as_a_decimal_is_the_same_law():
 
 
 def test_a_smaller_setting_is_said_to_be_not_the_papers():
-    (note,) = notes(only(make_study()))
+    note, of_the_data = notes(only(make_study()))
+    assert "97 of its 60,000 images are decoded JPEGs" in of_the_data
     assert note.startswith("Not the paper's setting: width 128 (paper: 512)")
     assert "train_per_class 200 (paper: all 50,000 images)" in note
     assert "max_epochs 100 (paper: 300 to 400)" in note

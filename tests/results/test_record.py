@@ -35,6 +35,13 @@ def test_a_record_from_before_signatures_reads():
     assert RunRecord.from_json(old) == make_record()
 
 
+def test_checksums_of_the_data_survive_the_round_trip_and_a_record_from_before_them_reads():
+    record = make_record(data_sha256={"train": "0" * 64, "test": "f" * 64})
+    assert RunRecord.from_json(record.to_json()) == record
+    old = changed(lambda raw: raw.pop("data_sha256"))
+    assert RunRecord.from_json(old) == make_record() and make_record().data_sha256 == {}
+
+
 def test_best_is_the_first_best_finite_row():
     losses = [3.0, 2.0, math.nan, 2.0, 5.0]
     record = make_record(metrics=[Metric("loss", loss, "nat", "val", step) for step, loss in enumerate(losses)])
@@ -67,6 +74,9 @@ def test_values_that_are_not_finite_are_written_as_null_and_read_as_nan(value):
         (lambda raw: raw.update(signatures="x"), "signatures"),
         (lambda raw: raw.update(signatures={"blue": "x"}), "signatures.blue"),
         (lambda raw: raw.update(signatures={"bleu": 1}), "signatures.bleu"),
+        (lambda raw: raw.update(data_sha256="x"), "data_sha256"),
+        (lambda raw: raw.update(data_sha256={"all": "0" * 64}), "data_sha256.all"),
+        (lambda raw: raw.update(data_sha256={"test": "0" * 63}), "data_sha256.test"),
         (lambda raw: raw.update(status="fine"), "status"),
         (lambda raw: raw.update(git={"sha": "a"}), "git"),
         (lambda raw: raw["metrics"][2].update(unit="MB"), "metrics[2].unit"),

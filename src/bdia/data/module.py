@@ -1,10 +1,20 @@
 """What every data module tells the model, the task, the run's folder and its record."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+
+
+def sha256_of(*arrays: np.ndarray) -> str:
+    """Return the SHA-256 of the arrays' bytes, one after the other, numbers in little-endian order."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+    return found.hexdigest()
 
 
 class DataModule(LightningDataModule):
@@ -28,6 +38,11 @@ class DataModule(LightningDataModule):
     @property
     def facts(self) -> dict[str, float]:
         """Numbers about the data for the run's record, keys of `bdia.results.record.UNITS`; text is read for them."""
+        return {}
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of the data as they were read, by split; empty before that. The same data give the same, anywhere."""
         return {}
 
     def save(self, folder: Path) -> None:

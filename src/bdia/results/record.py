@@ -107,6 +107,8 @@ class RunRecord:
         error: the reason where status is not "ok", else None.
         signatures: how a metric was computed where its name does not say it, e.g. {"bleu": sacrebleu's signature};
             records from before this field read as {}.
+        data_sha256: SHA-256 of the data as they were read, by split, see `DataModule.checksums`; {} where they were not
+            read, and in records from before this field.
     Raises:
         RecordError: unknown schema or status, or a curve whose steps do not ascend.
     """
@@ -125,6 +127,7 @@ class RunRecord:
     metrics: list[Metric]
     error: str | None = None
     signatures: dict[str, str] = field(default_factory=dict)
+    data_sha256: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -151,6 +154,7 @@ class RunRecord:
         if not isinstance(self.config, dict):
             raise RecordError(f"config: saw {type(self.config).__name__}, want a mapping")
         self._check_signatures()
+        self._check_data_sha256()
         last: dict[tuple[str, str | None], int] = {}
         for index, row in enumerate(self.metrics):
             curve = (row.name, row.split)
@@ -165,6 +169,13 @@ class RunRecord:
         for name, text in self.signatures.items():
             if name not in UNITS or not isinstance(text, str):
                 raise RecordError(f"signatures.{name}: saw {text!r}, want text under the name of a metric in UNITS")
+
+    def _check_data_sha256(self) -> None:
+        if not isinstance(self.data_sha256, dict):
+            raise RecordError(f"data_sha256: saw {self.data_sha256!r}, want a mapping from split to 64 hex digits")
+        for split, text in self.data_sha256.items():
+            if split not in SPLITS or not isinstance(text, str) or not re.fullmatch("[0-9a-f]{64}", text):
+                raise RecordError(f"data_sha256.{split}: saw {text!r}, want 64 hex digits under train, val or test")
 
     def curve(self, name: str, split: str | None = None) -> list[Metric]:
         """Return the rows of one metric and split, in the order they were measured."""
@@ -217,7 +228,7 @@ def _from_mapping(cls: type[RunRecord], raw: Any) -> RunRecord:
         raise RecordError(f"saw {type(raw).__name__}, want a mapping")
     if raw.get("schema") != SCHEMA:  # first: another schema may have other keys
         raise RecordError(f"schema: saw {raw.get('schema')!r}, want {SCHEMA}")
-    raw = {"signatures": {}} | raw  # added to schema 1 later, so older records lack it
+    raw = {"signatures": {}, "data_sha256": {}} | raw  # added to schema 1 later, so older records lack them
     _compare_keys({field.name for field in fields(RunRecord)}, set(raw), "")
     if not isinstance(raw["metrics"], list):
         raise RecordError(f"metrics: saw {type(raw['metrics']).__name__}, want a list")

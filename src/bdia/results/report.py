@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from bdia import MissingFileError
 from bdia.data.files import write_whole
 from bdia.results import inference, reconstruction
+from bdia.results.checksums import data_notes
 from bdia.results.claims_table import ClaimRow, claims_markdown, claims_table
 from bdia.results.figures import figures
 from bdia.results.published import CURVES_ONLY, data_name, paper_row, setting_differences
@@ -184,7 +185,7 @@ def notes(experiment: Experiment) -> list[str]:
             lines.append(f"{variant.label}: {len(variant.older)} older ok run(s) of the same seed left out.")
         for record in variant.broken:
             lines.append(f"{variant.label}, seed {record.seed}: {record.status}: {failure_reason(record.error)}")
-    return lines
+    return [*lines, *data_notes(experiment.records)]
 
 
 def failure_reason(error: str | None) -> str:
@@ -202,7 +203,7 @@ def failure_reason(error: str | None) -> str:
 
 
 def provenance(experiment: Experiment) -> list[str]:
-    """Return the devices, the commits and the metrics' signatures behind the records, each with its number of runs."""
+    """Return devices, commits, data and the metrics' signatures behind the records, each with its number of runs."""
     devices = Counter(_device(record) for record in experiment.records)
     commits = Counter(
         f"commit {record.git['sha'][:12]} ({'dirty' if record.git['dirty'] else 'clean'})"
@@ -211,7 +212,12 @@ def provenance(experiment: Experiment) -> list[str]:
     signatures = Counter(
         f"{name} signature {text}" for record in experiment.records for name, text in record.signatures.items()
     )
-    counted = (devices, commits, signatures)
+    data = Counter(
+        f"{split} data, SHA-256 {sha[:12]}"
+        for record in experiment.records
+        for split, sha in record.data_sha256.items()
+    )
+    counted = (devices, commits, data, signatures)
     return [f"{text}: {count} run(s)" for counts in counted for text, count in sorted(counts.items())]
 
 

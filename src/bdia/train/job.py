@@ -36,6 +36,7 @@ from bdia.callbacks import DivergedError, Divergence, MeasuringCallback
 from bdia.data.files import remove_leftovers, write_whole
 from bdia.data.module import DataModule
 from bdia.profiling.device import describe_device
+from bdia.results.checksums import data_remark
 from bdia.results.identity import code_since, config_sha256, git_state, run_id
 from bdia.results.record import UNITS, Metric, RecordError, RunRecord, describe, status_of
 from bdia.results.store import finished_records, record_path, write_record
@@ -154,6 +155,7 @@ class Measured:
 
     rows: list[Metric] = field(default_factory=list)
     signatures: dict[str, str] = field(default_factory=dict)
+    data_sha256: dict[str, str] = field(default_factory=dict)
     trained: bool = False
     stepped: bool = False
 
@@ -205,7 +207,9 @@ def _has_diverged(error: BaseException, found: Measured) -> bool:
 def _write(record: RunRecord, found: Measured, clock: float, cfg: DictConfig, run_dir: Path) -> RunRecord:
     """Write the record, of a run that ended well also beside its weights, and print what came out."""
     seconds = round(time.perf_counter() - clock, 3)
-    record = replace(record, metrics=found.rows, signatures=found.signatures, wall_s=seconds)
+    record = replace(
+        record, metrics=found.rows, signatures=found.signatures, data_sha256=found.data_sha256, wall_s=seconds
+    )
     path = write_record(record, Path(cfg.paths.results))
     if record.status == "ok":
         write_whole(run_dir / RECORD, path.read_text(encoding="utf-8"))
@@ -288,6 +292,9 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
         outcome = "success"
     finally:
         found.signatures |= task.signatures
+        found.data_sha256 = data.checksums
+        if remark := data_remark(found.data_sha256):
+            log.info("%s", remark)
         found.rows.append(_metric("parameters", sum(p.numel() for p in task.parameters())))
         measured = [callback.rows for callback in callbacks if isinstance(callback, MeasuringCallback)]
         found.rows += [_metric(*row) for rows in measured for row in rows]

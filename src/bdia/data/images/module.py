@@ -12,7 +12,7 @@ from bdia.data.errors import DataCorruptError
 from bdia.data.images.augment import AUGMENTATIONS, Compose, Normalize
 from bdia.data.images.loader import ResidentLoader
 from bdia.data.loader import seeded_generator
-from bdia.data.module import DataModule
+from bdia.data.module import DataModule, sha256_of
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images (N, 3, 32, 32) uint8, labels (N,) integer
 
@@ -103,6 +103,7 @@ class ImageDataModule(DataModule):
         self.val_fraction, self.train_per_class = val_fraction, train_per_class
         self.augmentation, self.seed = augmentation, seed
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
+        self.loaded_sha256: dict[str, str] = {}
 
     def load(self) -> tuple[Arrays, Arrays]:
         """Read and check the official training and test set, in their official order."""
@@ -123,6 +124,11 @@ class ImageDataModule(DataModule):
         """Number of images in "train", "val" and "test"; known after setup()."""
         return {split: len(labels) for split, (_, labels) in self.splits.items()}
 
+    @property
+    def checksums(self) -> dict[str, str]:
+        """Of the training and test set as `load` gives them, before any split: images (uint8), then labels (int64)."""
+        return self.loaded_sha256
+
     def setup(self, stage: str | None = None) -> None:
         """Read the images once, whatever the stage, and split them; they stay on the CPU until a loader is made.
 
@@ -132,7 +138,9 @@ class ImageDataModule(DataModule):
         """
         if self.splits:
             return
-        train, test = ((torch.from_numpy(x), torch.from_numpy(y).long()) for x, y in self.load())
+        loaded = dict(zip(("train", "test"), self.load(), strict=True))
+        self.loaded_sha256 = {split: sha256_of(x, y.astype(np.int64)) for split, (x, y) in loaded.items()}
+        train, test = ((torch.from_numpy(x), torch.from_numpy(y).long()) for x, y in loaded.values())
         held_out = self._held_out(train[1])
         kept = self._kept(train[1], ~held_out)
         self.splits = {"train": _select(train, kept), "val": _select(train, held_out), "test": test}

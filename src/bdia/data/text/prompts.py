@@ -11,7 +11,7 @@ from torch import Tensor
 from bdia import InvalidValueError
 from bdia.data.text.buckets import BucketLoader, TokenTable
 from bdia.data.text.module import TextDataModule
-from bdia.data.text.splits import SPLITS, Pair, Pairs, load_pairs
+from bdia.data.text.splits import SPLITS, Pair, Pairs, load_pairs, pairs_sha256
 from bdia.data.text.tokenizer import END_OF_DOCUMENT, TokenizerBuilder
 
 IGNORED = -100  # label of what does not count in the loss: the prompt and the padding; PyTorch's number for it
@@ -131,6 +131,11 @@ class PromptDataModule(TextDataModule):
         self._ready()
         sizes = {f"{split}_pairs": float(len(self.pairs[split])) for split in SPLITS}
         return {**sizes, "dropped_pairs": float(self.dropped)}
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """Of each split's pairs, those dropped left out; the tokenizer does not count."""
+        return {split: pairs_sha256(pairs) for split, pairs in self.pairs.items()}
 
     def train_dataloader(self) -> "PromptLoader":
         """Return shuffled training batches."""

@@ -1,5 +1,7 @@
 """Splits in which no sentence of a pair, and no document, is in two parts."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +23,11 @@ log = logging.getLogger("bdia")
 Pair = tuple[str, str]  # source sentence, target sentence
 Pairs = dict[str, list[Pair]]  # by split: "train", "val", "test"
 SPLITS = ("train", "val", "test")
+
+
+def pairs_sha256(pairs: Sequence[Pair]) -> str:
+    """Return the SHA-256 of pairs in their order, as JSON in UTF-8."""
+    return hashlib.sha256(json.dumps(list(map(list, pairs)), ensure_ascii=False).encode()).hexdigest()
 
 
 class LoadsPairs(Protocol):

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 
 from bdia import InvalidValueError
 from bdia.data.errors import DataCorruptError
+from bdia.data.module import sha256_of
 from bdia.data.text.documents import Document, Source
 from bdia.data.text.module import TextDataModule
 from bdia.data.text.splits import check_fractions, split_documents
@@ -116,6 +117,11 @@ class TokenDataModule(TextDataModule):
         vocab_size = self.tokenizer.get_vocab_size()
         unigram = unigram_perplexity(self.tokens["train"], self.tokens["val"], vocab_size)
         return {**sizes, **counts, "unigram_perplexity": unigram}
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """Of each split's tokens, which depend on text, split and tokenizer."""
+        return {split: sha256_of(stream) for split, stream in self.tokens.items()}
 
     def train_dataloader(self) -> TokenLoader:
         """Return shuffled windows that start elsewhere in each epoch."""

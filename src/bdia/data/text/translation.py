@@ -10,7 +10,7 @@ from bdia import InvalidValueError
 from bdia.data.text.buckets import PAD_ID, BucketLoader, TokenTable
 from bdia.data.text.module import TextDataModule
 from bdia.data.text.pairs import PairSource
-from bdia.data.text.splits import SPLITS, Pair, Pairs, load_pairs
+from bdia.data.text.splits import SPLITS, Pair, Pairs, load_pairs, pairs_sha256
 from bdia.data.text.tokenizer import BOS, EOS, PAD, TokenizerBuilder
 
 BOS_ID, EOS_ID = PAD_ID + 1, PAD_ID + 2
@@ -100,6 +100,11 @@ class TranslationDataModule(TextDataModule):
             **{f"{split}_pairs": float(len(self.pairs[split])) for split in SPLITS},
             "dropped_pairs": float(self.dropped),
         }
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """Of each split's pairs, those dropped left out; the tokenizer does not count."""
+        return {split: pairs_sha256(pairs) for split, pairs in self.pairs.items()}
 
     def train_dataloader(self) -> BucketLoader:
         """Return shuffled training batches."""
