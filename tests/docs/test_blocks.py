@@ -54,7 +54,7 @@ def test_the_page_for_own_models_has_the_code_of_the_readme(words):
     assert without_comments(block("docs/own-model.md", words)) == without_comments(block("README.md", words))
 
 
-def test_the_block_for_timm_trains_and_its_weights_load_into_timm(tmp_path, monkeypatch, capsys):
+def test_the_block_for_timm_trains_and_its_weights_load_into_timm(one_thread, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = '"vit_tiny_patch16_224", img_size=32, depth=3, num_classes=5'
     names = {}
@@ -70,7 +70,7 @@ def test_the_block_for_timm_trains_and_its_weights_load_into_timm(tmp_path, monk
     )
 
 
-def test_the_block_for_transformers_trains_and_its_weights_load_into_transformers(tmp_path, monkeypatch):
+def test_the_block_for_transformers_trains_and_its_weights_load_into_transformers(one_thread, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     transformers.GPT2LMHeadModel(
         transformers.GPT2Config(vocab_size=40, n_positions=16, n_embd=16, n_layer=4, n_head=2, eos_token_id=1)
