@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from bdia.build import compose
+from bdia.results.dashboard import Study, checked_json, workspace
 from bdia.train import loggers, wandb_mode
 from bdia.train.job import recorded_config, train
 from bdia.train.loggers import wandb_id
@@ -231,7 +232,7 @@ def test_gamma_and_bits_are_numbers_for_plots(choices, wanted):
 
 
 def test_the_summary_of_an_offline_run_holds_accuracy_peak_memory_and_all_else_of_the_record(tiny, own_environment):
-    cfg = tiny("trainer.max_epochs=1", "logger=default", "stack=bdia", "name=mine")
+    cfg = tiny("trainer.max_epochs=2", "logger=default", "stack=bdia", "name=mine")
     record = train(cfg)
     (log,) = run_dir(cfg).glob("wandb/offline-run-*/*.wandb")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(log)]
@@ -242,6 +243,9 @@ def test_the_summary_of_an_offline_run_holds_accuracy_peak_memory_and_all_else_o
     assert {name: found[name] for name in wanted} == {name: pytest.approx(row.value) for name, row in wanted.items()}
     assert told["name"] == "BDIA g=1/2 l=9 s0" and told["tags"] == ["ImageClassification"]
     assert found["units"]["peak_allocated"] == "MiB" and found["units"]["test/accuracy"] == "%"
+    sections = json.loads(checked_json(workspace(Study("mine"))))["section"]["panelBankConfig"]["sections"]
+    shown = {name for each in sections for panel in each["panels"] for name in panel["config"].get("metrics", ())}
+    assert len(shown) > 10 and shown <= found.keys()  # the dashboard asks for nothing that no run has
     (table,) = run_dir(cfg).glob("csv/version_0/summary.csv")
     rows = {name: (float(value), unit) for name, value, unit in list(csv.reader(table.read_text().splitlines()))[1:]}
     assert rows == {name: (row.value, row.unit) for name, row in wanted.items()}
