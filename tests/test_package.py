@@ -14,7 +14,13 @@ from helpers.places import ROOT
 
 PACKAGE = Path(bdia.__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-IMPORTED_AS = {"hydra-core": "hydra", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+IMPORTED_AS = {
+    "hydra-core": "hydra",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+    "wandb-workspaces": "wandb_workspaces",
+}
 WITHOUT_EXTRAS = """
 import sys
 from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
@@ -76,7 +82,7 @@ def test_everything_imported_is_in_an_extra():
         ("from bdia import export", "safetensors", "train"),
         ("from bdia.data import DigitsDataModule", "numpy", "train"),
         ("from bdia.tasks import Task", "lightning", "train"),
-        ("bdia.import_module('bdia.results.figures')", "matplotlib", "report"),
+        ("bdia.import_module('bdia.bench.drawing')", "matplotlib", "report"),
     ],
 )
 def test_an_import_that_lacks_its_extra_names_it(statement, package, extra):

@@ -61,9 +61,9 @@ _EXTRAS = {
     "train": (
         *("torchvision", "timm", "safetensors", "lightning", "hydra", "omegaconf", "yaml", "filelock", "wandb"),
         *("torchmetrics", "tokenizers", "sacrebleu", "num2words", "numpy", "scipy", "sklearn", "pydantic"),
-        *("requests", "wandb_workspaces"),
+        *("requests", "wandb_workspaces", "PIL"),
     ),
-    "report": ("matplotlib", "jinja2", "pandas", "statsmodels"),
+    "report": ("matplotlib", "plotly", "jinja2", "pandas", "statsmodels"),
     "hf": ("transformers", "peft", "accelerate"),
     "hub": ("datasets", "huggingface_hub"),
 }

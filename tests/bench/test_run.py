@@ -100,7 +100,7 @@ def test_an_earlier_bench_is_shown_again_without_running(tmp_path, capsys, monke
 @pytest.fixture
 def without_matplotlib(monkeypatch):
     """As without the extra `report`."""
-    for name in ("bdia.bench.plots", "bdia.results.figures"):
+    for name in ("bdia.bench.plots", "bdia.bench.drawing"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
 

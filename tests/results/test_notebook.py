@@ -28,7 +28,7 @@ def test_notebook_executes_and_shows_the_records_it_was_given(tmp_path, monkeypa
     shown = text_of(notebook)
     assert "9 records of 1 experiments" in shown
     assert "61.00 ± 1.00 (n=3)" in shown
-    assert "<svg" in shown
+    assert "vnd.plotly" in shown
 
 
 def test_notebook_is_committed_without_outputs():

@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bdia.bench.cases import CURVE, VARIANTS
+from bdia.bench.drawing import LINES, MARKERS, STYLE, legend_below, svg_text
 from bdia.bench.record import Bench, VariantRow
 from bdia.data.files import write_whole
 from bdia.profiling.sizes import MIB
-from bdia.results.figures import LINES, MARKERS, OTHER_COLOUR, STYLE, legend_below, svg_text
+from bdia.results.figures import OTHER_COLOUR
 from bdia.reversible.stacks.registry import BDIA, STACKS
 
 COLOURS = {row.override: row.colour for row in STACKS}

@@ -1,40 +1,44 @@
-"""Figures of one experiment as SVG text to put inside a page: curves, result against memory, memory by category."""
+"""Figures of one experiment for the page: its curves or its sweep, the result against memory, memory by category."""
 
 import colorsys
-import io
-import re
-from collections.abc import Iterable
-from textwrap import fill
-from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.figure import Figure
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
+from bdia.results.page.plot import DASHES, HEIGHT, SYMBOLS, Plot, make_plot, rgba, safe
 from bdia.results.record import UNITS, RunRecord
 from bdia.results.statistics import Experiment, Spread, Variant
 from bdia.reversible.stacks.registry import BY_CLASS
 
 OTHER_COLOUR = "#8A8A8A"  # of a stack that is not in the registry
-LINES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))  # one per variant of a stack; they share its hue
-MARKERS = ("o", "s", "^", "D", "v")
-INK = "#010203"  # stands for the page's text colour, light or dark
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, sharp, searchable
-    "text.parse_math": False,  # a "$" in a name is a dollar sign
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    **{key: INK for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")},
-    "grid.color": INK,
-}
-CHARACTER, LINE = 0.085, 0.26  # largest width of a character and height of a line in a legend, inches
+MAX_POINTS = 120  # of a curve
+MOST_CURVES = 4  # variants whose curves can be told apart; more are a sweep
+BAND = 0.16  # opacity of a curve's deviation
+LABEL = 22  # characters of a variant's name beside a bar
+
+# The parts of a peak. A GPU's allocator tells only the two parts of the second row apart.
+MEMORY_PARTS = (
+    {
+        "peak_parameters": "#88CCEE",
+        "peak_gradients": "#44AA99",
+        "peak_optimizer": "#DDCC77",
+        "peak_activations": "#CC6677",
+        "peak_loss_head": "#AA4499",
+        "peak_other": "#999999",
+    },
+    {"model_state": "#88CCEE", "activation_peak": "#44AA99"},
+)
+
+
+def figure_of(experiment: Experiment) -> Plot | None:
+    """Return the one figure of an experiment; None where its records hold no numbers for any."""
+    drawn = (sweep, curves, memory_by_category) if _is_sweep(experiment) else (curves, sweep, memory_by_category)
+    return next((plot for draw in drawn if (plot := draw(experiment)) is not None), None)
+
+
+def _is_sweep(experiment: Experiment) -> bool:
+    shown = [variant for variant in experiment.variants if variant.runs]
+    return len(shown) > MOST_CURVES or len({variant.stack for variant in shown}) == 1 < len(shown)
 
 
 def styled_variants(experiment: Experiment) -> list[tuple[Variant, str, int]]:
@@ -53,8 +57,9 @@ def _shade(colour: str, place: int, count: int) -> str:
     """Return the stack's colour if it has one variant; else a shade of it, darkest for the first variant."""
     if count == 1:
         return colour
-    hue, _, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
-    return to_hex(colorsys.hls_to_rgb(hue, 0.25 + 0.45 * place / (count - 1), saturation))
+    hue, _, saturation = colorsys.rgb_to_hls(*(int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)))
+    shade = colorsys.hls_to_rgb(hue, 0.25 + 0.45 * place / (count - 1), saturation)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in shade)
 
 
 def named(variant: Variant, n: int) -> str:
@@ -62,87 +67,8 @@ def named(variant: Variant, n: int) -> str:
     return f"{variant.label} (n={n})"
 
 
-def legend_columns(labels: Iterable[str], width: float) -> int:
-    """Return two columns where the labels fit into `width` inches side by side, else one."""
-    return 2 if max(map(len, labels), default=0) * CHARACTER + 0.6 < width / 2 else 1
-
-
-def legend_height(experiment: Experiment, width: float) -> float:
-    """Return the inches that the legend of all variants needs below a figure of that width."""
-    labels = [wrapped(named(variant, len(variant.runs)), width) for variant in experiment.variants]
-    columns = legend_columns(labels, width)
-    heights = [1 + label.count("\n") for label in labels]
-    return LINE * (1 + sum(max(heights[row : row + columns]) for row in range(0, len(heights), columns)))
-
-
-def wrapped(label: str, width: float) -> str:
-    """Break the label into lines that fit into `width` inches beside a legend's line."""
-    return fill(label, int((width - 0.8) / CHARACTER))
-
-
-def legend_below(figure: Figure, panels: Iterable[Axes]) -> None:
-    """Put one legend of all panels below the figure."""
-    width = figure.get_figwidth()
-    entries = {
-        wrapped(label, width): handle
-        for axes in panels
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(entries.values(), entries.keys(), loc="outside lower left", ncols=legend_columns(entries, width))
-
-
-def svg_text(figure: Figure, salt: str) -> str:
-    """Return the figure as an <svg> element: the same bytes for the same numbers, scaled by the page."""
-    buffer = io.StringIO()
-    unnamed = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context({"svg.hashsalt": salt}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=unnamed)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # several figures have the same ids; nothing needs them
-    text = re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
-    )
-    return text.replace(INK, "currentColor")
-
-
-# --- the figures ---
-
-# The parts of a peak. A GPU's allocator tells only the two parts of the second row apart.
-MEMORY_PARTS = (
-    {
-        "peak_parameters": "#88CCEE",
-        "peak_gradients": "#44AA99",
-        "peak_optimizer": "#DDCC77",
-        "peak_activations": "#CC6677",
-        "peak_loss_head": "#AA4499",
-        "peak_other": "#999999",
-    },
-    {"model_state": "#88CCEE", "activation_peak": "#44AA99"},
-)
-MAX_POINTS = 400
-
-
-def figures(experiment: Experiment) -> dict[str, str]:
-    """Return {caption: SVG}; a figure for which the records hold no numbers is left out."""
-    result = experiment.result
-    name = result.text.partition(",")[0]
-    theirs = f" (the paper's {result.figure})" if result.figure and not experiment.fine_tunes else ""
-    drawn = {
-        f"Curves{theirs}: mean over seeds, band ± one standard deviation": _curves,
-        f"{name[0].upper()}{name[1:]} against peak memory, bars ± one standard deviation": _result_against_memory,
-        "Memory by category, mean over seeds": _memory_by_category,
-    }
-    found = {}
-    with matplotlib.rc_context(STYLE):
-        for caption, draw in drawn.items():
-            figure = draw(experiment)
-            if figure is not None:
-                found[caption] = svg_text(figure, salt=f"{experiment.name} {caption}")
-    return found
-
-
-def _curves(experiment: Experiment) -> Figure | None:
+def curves(experiment: Experiment) -> Plot | None:
+    """Draw the metrics of the task over the optimizer steps, one panel above the other; None without curves."""
     panels = [
         (name, split)
         for name in experiment.result.curves
@@ -151,53 +77,106 @@ def _curves(experiment: Experiment) -> Figure | None:
     ]
     if not panels:
         return None
-    rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(8.4, 2.9 * rows + legend_height(experiment, 8.4)), layout="constrained")
-    grid = figure.subplots(rows, min(2, len(panels)), squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    for axes, (name, split) in zip(grid.flat, panels, strict=False):
+    titles = [f"{split} {name}, {UNITS[name]}" for name, split in panels]
+    columns = 1 if len(panels) == 1 else 2
+    rows = -(-len(panels) // columns)
+    figure = make_subplots(rows, columns, subplot_titles=titles, vertical_spacing=0.3 / rows, horizontal_spacing=0.12)
+    legend = []
+    for at, (name, split) in enumerate(panels):
+        where = {"row": 1 + at // columns, "col": 1 + at % columns}
         for variant, colour, place in styled_variants(experiment):
-            _draw_curve(axes, variant, name, split, colour, place)
-        axes.set_title(f"{split} {name}, {UNITS[name]}", loc="left", fontsize=11)
-        axes.set_xlabel("optimizer step")
-    legend_below(figure, grid.flat[: len(panels)])
-    return figure
+            for trace in _curve(variant, name, split, colour, place):
+                figure.add_trace(trace, **where)
+                legend.append((colour, named(variant, len(variant.runs))))
+        figure.update_xaxes(nticks=3, tickangle=0, **where)
+        figure.update_yaxes(nticks=6, **where)
+    result = experiment.result
+    theirs = f" (the paper's {result.figure})" if result.figure and not experiment.fine_tunes else ""
+    caption = f"Curves over the optimizer steps{theirs}: mean over seeds, band ± one standard deviation"
+    return make_plot(caption, figure, legend, 60 + 240 * rows)
 
 
-def _draw_curve(axes, variant: Variant, name: str, split: str, colour: str, place: int) -> None:
+def _curve(variant: Variant, name: str, split: str, colour: str, place: int) -> list[go.Scatter]:
     points = variant.curve(name, split)
     if not points:
-        return
+        return []
     points = points[:: -(-len(points) // MAX_POINTS)]
-    steps, means = [step for step, _ in points], [spread.mean for _, spread in points]
-    label = named(variant, max(spread.n for _, spread in points))
-    axes.plot(steps, means, color=colour, linestyle=LINES[place % len(LINES)], linewidth=1.8, label=label)
+    steps, means = [step for step, _ in points], [_short(spread.mean) for _, spread in points]
+    label = safe(named(variant, points[0][1].n))
+    line = {"color": colour, "dash": DASHES[place % len(DASHES)], "width": 2}
+    traces = []
     if points[0][1].n > 1:
-        low, high = ([spread.mean + sign * spread.std for _, spread in points] for sign in (-1, 1))
-        axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+        low, high = ([_short(spread.mean + sign * spread.std) for _, spread in points] for sign in (-1, 1))
+        band = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "fillcolor": rgba(colour, BAND)}
+        traces = [go.Scatter(x=steps, y=low, **band), go.Scatter(x=steps, y=high, fill="tonexty", **band)]
+    return [*traces, go.Scatter(x=steps, y=means, name=label, mode="lines", line=line)]
 
 
-def _result_against_memory(experiment: Experiment) -> Figure | None:
-    figure = Figure(figsize=(7.2, 3.6 + legend_height(experiment, 7.2)), layout="constrained")
-    axes = figure.subplots()
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def sweep(experiment: Experiment) -> Plot | None:
+    """Draw the result of every variant as a point with its deviation; None where none has a result."""
+    found = [(v, colour, experiment.outcome(v)) for v, colour, _ in styled_variants(experiment)]
+    shown = [(variant, colour, spread) for variant, colour, spread in found if spread]
+    if len(shown) < 2:
+        return None
+    figure = go.Figure()
+    for variant, colour, spread in shown:
+        bars = {"type": "data", "array": [_short(spread.std)]} if spread.std > 0 else None
+        label = _broken(named(variant, spread.n))
+        look = {"color": colour, "size": 10}
+        figure.add_scatter(x=[_short(spread.mean)], y=[label], error_x=bars, mode="markers", marker=look, name=label)
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_xaxes(title_text=_result_text(experiment), nticks=6)
+    height = 90 + sum(22 + 16 * _broken(named(v, s.n)).count("<br>") for v, _, s in shown)
+    return make_plot("Result of each setting: mean over seeds, bars ± one standard deviation", figure, [], height)
+
+
+def _result_text(experiment: Experiment) -> str:
+    at_best = " at its best" if experiment.result.at_best else ""
+    return f"{experiment.result_split} {experiment.result.text}{at_best}"
+
+
+def _broken(label: str) -> str:
+    """Break a label into lines of plotly's text."""
+    lines: list[str] = [""]
+    for word in label.split(" "):
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > LABEL:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "<br>".join(map(safe, lines))
+
+
+def result_against_memory(experiment: Experiment) -> Plot | None:
+    """Draw the result against the peak memory of a step, both with their deviations; None without both."""
+    figure, legend, most = go.Figure(), [], 0.0
     for variant, colour, place in styled_variants(experiment):
         result, memory = experiment.outcome(variant), variant.spread("peak_allocated")
         if result and memory:
-            bars = {"xerr": memory.std if memory.std > 0 else None, "yerr": result.std if result.std > 0 else None}
-            look = {"color": colour, "fmt": MARKERS[place % len(MARKERS)], "markersize": 8, "capsize": 3}
-            axes.errorbar(memory.mean, result.mean, **bars, **look, label=named(variant, result.n))
-    if not axes.containers:
+            bars = {
+                axis: {"type": "data", "array": [_short(spread.std)]}
+                for axis, spread in (("error_x", memory), ("error_y", result))
+                if spread.std > 0
+            }
+            look = {"color": colour, "size": 13, "symbol": SYMBOLS[place % len(SYMBOLS)]}
+            at = {"x": [_short(memory.mean)], "y": [_short(result.mean)]}
+            label = named(variant, result.n)
+            figure.add_scatter(**at, mode="markers", marker=look, name=safe(label), **bars)
+            legend.append((colour, label))
+            most = max(most, memory.mean)
+    if not legend:
         return None
-    axes.set_xlim(0, 1.05 * axes.dataLim.x1)
-    axes.set_xlabel("peak memory, MiB")
-    at_best = " at its best" if experiment.result.at_best else ""
-    axes.set_ylabel(f"{experiment.result_split} {experiment.result.text}{at_best}")
-    legend_below(figure, [axes])
-    return figure
+    figure.update_xaxes(title_text="peak memory of a step, MiB", range=[0, 1.1 * most], nticks=6)
+    figure.update_yaxes(title_text=_result_text(experiment), nticks=6)
+    name = experiment.result.text.partition(",")[0]
+    caption = f"{name[0].upper()}{name[1:]} against peak memory, bars ± one standard deviation"
+    return make_plot(caption, figure, legend)
 
 
-def _memory_by_category(experiment: Experiment) -> Figure | None:
+def memory_by_category(experiment: Experiment) -> Plot | None:
+    """Draw the parts of the peak as bars; None where no run recorded them."""
     variants = [variant for variant, _, _ in styled_variants(experiment)]
     for parts in MEMORY_PARTS:
         recorded = {part: colour for part, colour in parts.items() if any(_part(v, part) for v in variants)}
@@ -217,21 +196,16 @@ def _part(variant: Variant, name: str) -> Spread | None:
     return variant.spread_of(measure)
 
 
-def _stacked_bars(variants: list[Variant], parts: dict[str, str]) -> Figure:
-    names = [fill(variant.label, 34) for variant in variants]
-    height = 0.3 + 0.19 * max(1 + name.count("\n") for name in names)
-    figure = Figure(figsize=(7.2, 1.6 + height * len(variants)), layout="constrained")
-    axes = figure.subplots()
-    left = [0.0] * len(variants)
+def _stacked_bars(variants: list[Variant], parts: dict[str, str]) -> Plot:
+    figure, legend = go.Figure(), []
+    names = [_broken(variant.label) for variant in variants]
     for part, colour in parts.items():
-        spreads = [_part(variant, part) for variant in variants]
-        widths = [spread.mean if spread else 0.0 for spread in spreads]
+        widths = [_short(spread.mean) if (spread := _part(variant, part)) else 0.0 for variant in variants]
         name = part.removeprefix("peak_").replace("_", " ")
-        axes.barh(range(len(variants)), widths, left=left, color=colour, height=0.62, label=name)
-        left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_yticks(range(len(variants)), names)
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    axes.set_xlabel("memory at the peak, MiB")
-    figure.legend(loc="outside lower left", ncols=3 if len(parts) > 5 else len(parts))
-    return figure
+        figure.add_bar(x=widths, y=names, orientation="h", name=name, marker={"color": colour})
+        legend.append((colour, name))
+    figure.update_layout(barmode="stack")
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_xaxes(title_text="memory at the peak, MiB", nticks=6)
+    height = min(2 * HEIGHT, 100 + sum(34 + 16 * name.count("<br>") for name in names))
+    return make_plot("Memory by category at the peak of a step, mean over seeds", figure, legend, height)

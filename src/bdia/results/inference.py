@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
+import plotly.graph_objects as go
 
-from bdia.results.figures import LINES, STYLE, svg_text
+from bdia.results.figures import OTHER_COLOUR
+from bdia.results.page import order
+from bdia.results.page.part import Part
+from bdia.results.page.plot import DASHES, Plot, make_plot, rgba, safe
 from bdia.results.record import RecordError
 from bdia.results.statistics import NONE
 from bdia.results.tables import Table
@@ -105,18 +107,33 @@ def provenance(record: Record) -> list[str]:
     ]
 
 
-def figure(record: Record) -> str:
-    """Return the test accuracy against the constant gamma as SVG: one line per stack, the least to the largest."""
+def figure(record: Record) -> Plot:
+    """Return the test accuracy against the constant gamma: one line per stack, band from the least to the largest."""
     gammas = _points(record, "gamma, grid")
-    with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(7.2, 3.6), layout="constrained")
-        axes = drawn.subplots()
-        for place, stack in enumerate(_stacks(record, "gamma, grid")):
-            found = [values(record, stack, "gamma, grid", gamma) for gamma in gammas]
-            colour = COLOURS.get(stack, "#8A8A8A")
-            axes.plot(gammas, [statistics.mean(v) for v in found], color=colour, linestyle=LINES[place], label=stack)
-            axes.fill_between(gammas, [min(v) for v in found], [max(v) for v in found], color=colour, alpha=0.15)
-        axes.set_xlabel("constant gamma at inference")
-        axes.set_ylabel("test accuracy, %")
-        drawn.legend(loc="outside lower left", ncols=3)
-        return svg_text(drawn, salt=NAME)
+    drawn, legend = go.Figure(), []
+    for place, stack in enumerate(_stacks(record, "gamma, grid")):
+        found = [values(record, stack, "gamma, grid", gamma) for gamma in gammas]
+        colour = COLOURS.get(stack, OTHER_COLOUR)
+        band = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "fillcolor": rgba(colour, 0.15)}
+        drawn.add_scatter(x=gammas, y=[min(v) for v in found], **band)
+        drawn.add_scatter(x=gammas, y=[max(v) for v in found], fill="tonexty", **band)
+        line = {"color": colour, "dash": DASHES[place % len(DASHES)], "width": 2}
+        drawn.add_scatter(x=gammas, y=[statistics.mean(v) for v in found], mode="lines", line=line, name=safe(stack))
+        legend.append((colour, stack))
+    drawn.update_xaxes(title_text="constant gamma at inference", nticks=8)
+    drawn.update_yaxes(title_text="test accuracy, %", nticks=6)
+    return make_plot("Mean over the trained models, band from the least to the largest", drawn, legend)
+
+
+def parts(record: Record | None) -> list[Part]:
+    """Return what a record of the study shows on the page, the first with the figure; none for no record."""
+    if record is None:
+        return []
+    told, command = f"1 record, commit {record['git']['sha'][:12]}.", f"bdia study name={NAME}"
+    return [
+        Part(
+            f"{NAME}-{name}", f"{NAME}, {name}", TITLES[name], "", table, figure(record) if name == "gamma" else None,
+            (), command, told, tuple(provenance(record)), (), order.place(NAME),
+        )
+        for name, table in tables(record).items()
+    ]  # fmt: skip

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
+import plotly.graph_objects as go
 
 from bdia.results.claims_table import ClaimRow
-from bdia.results.figures import LINES, STYLE, svg_text
+from bdia.results.figures import OTHER_COLOUR
+from bdia.results.page import order
+from bdia.results.page.part import Part
+from bdia.results.page.plot import DASHES, Plot, make_plot
 from bdia.results.record import RecordError
 from bdia.results.statistics import NONE
 from bdia.results.tables import Table
@@ -88,26 +90,34 @@ def provenance(record: Record) -> list[str]:
     ]
 
 
-def figure(record: Record) -> str:
-    """Return the errors against the block as SVG: one line per dtype and depth, medians over the seeds."""
+def figure(record: Record) -> Plot:
+    """Return the errors against the block: one line per dtype and depth, medians over the seeds."""
     depths, forms = _axes(record)
-    with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(7.2, 4.2), layout="constrained")
-        axes = drawn.subplots()
-        for form in forms:
-            for place, depth in enumerate(depths):
-                points = {
-                    k: statistics.median(v) for k, v in curve(record, depth, form).items() if statistics.median(v)
-                }
-                if points:
-                    look = {"color": COLOURS.get(form, "#8A8A8A"), "linestyle": LINES[place % len(LINES)]}
-                    axes.semilogy(
-                        [depth - k for k in points], [*points.values()], label=f"{form}, {depth} blocks", **look
-                    )
-        axes.set_xlabel("blocks inverted")
-        axes.set_ylabel("largest error / size of the stream")
-        drawn.legend(loc="outside lower left", ncols=3)
-        return svg_text(drawn, salt=NAME)
+    drawn, legend = go.Figure(), []
+    for form in forms:
+        for place, depth in enumerate(depths):
+            points = {k: statistics.median(v) for k, v in curve(record, depth, form).items() if statistics.median(v)}
+            if points:
+                line = {"color": COLOURS.get(form, OTHER_COLOUR), "dash": DASHES[place % len(DASHES)], "width": 2}
+                values = [float(f"{value:.5g}") for value in points.values()]
+                name = f"{form}, {depth} blocks"
+                drawn.add_scatter(x=[depth - k for k in points], y=values, mode="lines", line=line, name=name)
+                legend.append((line["color"], form))
+    drawn.update_xaxes(title_text="blocks inverted", nticks=8)
+    drawn.update_yaxes(title_text="largest error / size of the stream", type="log", exponentformat="power", nticks=6)
+    lines = ", ".join(f"{DASHES[place % len(DASHES)]} {depth}" for place, depth in enumerate(depths))
+    return make_plot(f"Error of the float inverse, median over the seeds; blocks by line: {lines}", drawn, legend)
+
+
+def part(record: Record | None) -> Part | None:
+    """Return what a record of the study shows on the page; None for no record."""
+    if record is None:
+        return None
+    told = f"1 record, commit {record['git']['sha'][:12]}."
+    return Part(
+        NAME, NAME, TITLE, "", table(record), figure(record), (), f"bdia study name={NAME}", told,
+        tuple(provenance(record)), (), order.place(NAME),
+    )  # fmt: skip
 
 
 def claim(record: Record | None) -> ClaimRow:

@@ -10,51 +10,70 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
 
 from bdia import MissingFileError
 from bdia.data.files import write_whole
 from bdia.results import inference, reconstruction
 from bdia.results.checksums import data_notes
 from bdia.results.claims_table import ClaimRow, claims_markdown, claims_table
-from bdia.results.figures import figures
+from bdia.results.figures import figure_of
+from bdia.results.page import order
+from bdia.results.page.benchmarks import benchmarks
+from bdia.results.page.opening import ShortClaim, counted, first_figure, in_a_sentence
+from bdia.results.page.part import Part
 from bdia.results.published import CURVES_ONLY, data_name, paper_row, setting_differences
 from bdia.results.record import RunRecord
 from bdia.results.statistics import Experiment, gather
 from bdia.results.store import read_all, read_records, read_remarks
-from bdia.results.tables import Table, details_table, markdown, markdown_text, plain, summary_table
+from bdia.results.tables import Table, details_table, markdown, markdown_text, plain, summary_table, without_empty
 from bdia.results.variants import task_class
 from bdia.results.verdicts import RULE, verdict_lines, verdicts
+
+MOST_ROWS, MOST_LINES = 12, 4  # of a table and of what is found that the page shows unfolded
 
 
 @dataclass(frozen=True)
 class Section:
     """All that one experiment shows, in the page and in its Markdown file."""
 
-    name: str
+    experiment: Experiment
     data: str
     summary: Table
     details: Table
     verdicts: list[str]
     notes: list[str]
-    figures: dict[str, str]
     provenance: list[str]
-    runs: list[RunRecord]
 
     @classmethod
     def of(cls, experiment: Experiment, remarks: Sequence[str] = ()) -> "Section":
         """Compute the section of one experiment; `remarks` are what its README.md says."""
         names = sorted({data_name(record.config) for record in experiment.records})
         return cls(
-            name=experiment.name,
+            experiment=experiment,
             data=f"Data: {', '.join(names)}",
             summary=summary_table(experiment),
             details=details_table(experiment),
             verdicts=verdict_lines(experiment),
             notes=[*remarks, *notes(experiment)],
-            figures=figures(experiment),
             provenance=provenance(experiment),
-            runs=experiment.records,
         )
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self.experiment.name
+
+    def part(self, number: int) -> Part:
+        """Return the section as the page shows it; `number` tells it from the others."""
+        told, records = order.header(self.name), self.experiment.records
+        shas = ", ".join(dict.fromkeys(record.git["sha"][:12] for record in records))
+        return Part(
+            f"experiment-{number}", self.name, told.title, told.text,
+            without_empty(self.summary), figure_of(self.experiment), tuple(self.verdicts),
+            told.command, f"{len(records)} record(s), commit {shas}. {self.data}.", (*self.notes, *self.provenance),
+            tuple(f"{one.run_id} {one.status}" for one in records), order.place(self.name),
+        )  # fmt: skip
 
     def to_markdown(self) -> str:
         """Return the section without its figures."""
@@ -80,20 +99,39 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
     write_whole(out_dir / "tables" / "claims.md", claims_markdown(claims))
     for section in sections:
         write_whole(out_dir / "tables" / f"{section.name}.md", section.to_markdown())
+    page, measured = out_dir / "report.html", benchmarks(records_root)
+    parts = [section.part(number) for number, section in enumerate(sections, 1)]
+    parts += filter(None, [reconstruction.part(reconstruction.read_newest(records_root))])
+    parts += inference.parts(inference.read_newest(records_root))
+    shown = {
+        "sentences": in_a_sentence(experiments, measured),
+        "short": [ShortClaim.of(row) for row in claims],
+        "counted": counted(claims),
+        "first": first_figure(experiments),
+        "claims": claims,
+        "table_of_claims": claims_table(claims),
+        "rule": RULE,
+        "parts": sorted(parts, key=lambda part: part.place),
+        "benchmarks": [benchmark.part() for benchmark in measured],
+        "devices": devices(records),
+        "unread": unread,
+        "plotly": get_plotlyjs(),
+        "most_rows": MOST_ROWS,
+        "most_lines": MOST_LINES,
+    }
     environment = Environment(
         loader=PackageLoader("bdia.results", "."),
         autoescape=True,
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    page = out_dir / "report.html"
-    template = environment.get_template("report.html.jinja")
-    studies = [*filter(None, [Study.of(reconstruction.read_newest(records_root))])]
-    studies += Study.of_inference(inference.read_newest(records_root))
-    shown = {"sections": sections, "studies": studies, "table_of_claims": claims_table(claims), "claims": claims}
-    shown["unread"] = unread
-    write_whole(page, template.render(**shown, rule=RULE))
+    write_whole(page, environment.get_template("report.html.jinja").render(**shown))
     return page
+
+
+def devices(records: Sequence[RunRecord]) -> list[str]:
+    """Return every device with its versions and number of runs."""
+    return [f"{text}: {count} run(s)" for text, count in sorted(Counter(map(_device, records)).items())]
 
 
 def claim_rows(experiments: Sequence[Experiment], rebuilt: Mapping[str, Any] | None) -> list[ClaimRow]:
@@ -106,40 +144,6 @@ def claim_rows(experiments: Sequence[Experiment], rebuilt: Mapping[str, Any] | N
     first = next(place for place, verdict in enumerate(judged) if verdict.claim.place == "Fig. 3")
     rows = [ClaimRow.of(verdict) for verdict in judged]
     return [*rows[:first], reconstruction.claim(rebuilt), *rows[first:]]
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study without training runs, in the page."""
-
-    title: str
-    table: Table
-    figure: str
-    provenance: list[str]
-
-    @classmethod
-    def of_inference(cls, record: Mapping[str, Any] | None) -> "list[Study]":
-        """Return the parts of a record of the study of inference; the first has the figure."""
-        if record is None:
-            return []
-        shown = inference.tables(record).items()
-        return [
-            cls(
-                inference.TITLES[part],
-                table,
-                inference.figure(record) if part == "gamma" else "",
-                inference.provenance(record),
-            )
-            for part, table in shown
-        ]
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any] | None) -> "Study | None":
-        """Return what a record of the study of Fig. 2 shows; None for no record."""
-        if record is None:
-            return None
-        told = reconstruction.provenance(record)
-        return cls(reconstruction.TITLE, reconstruction.table(record), reconstruction.figure(record), told)
 
 
 def table_text(records: Sequence[RunRecord], remarks: Mapping[str, Sequence[str]] | None = None) -> str:
@@ -204,7 +208,6 @@ def failure_reason(error: str | None) -> str:
 
 def provenance(experiment: Experiment) -> list[str]:
     """Return devices, commits, data and the metrics' signatures behind the records, each with its number of runs."""
-    devices = Counter(_device(record) for record in experiment.records)
     commits = Counter(
         f"commit {record.git['sha'][:12]} ({'dirty' if record.git['dirty'] else 'clean'})"
         for record in experiment.records
@@ -217,8 +220,9 @@ def provenance(experiment: Experiment) -> list[str]:
         for record in experiment.records
         for split, sha in record.data_sha256.items()
     )
-    counted = (devices, commits, data, signatures)
-    return [f"{text}: {count} run(s)" for counts in counted for text, count in sorted(counts.items())]
+    counted = (commits, data, signatures)
+    lines = [f"{text}: {count} run(s)" for counts in counted for text, count in sorted(counts.items())]
+    return [*devices(experiment.records), *lines]
 
 
 def _device(record: RunRecord) -> str:

@@ -19,6 +19,12 @@ class Table:
     rows: list[list[str]]
 
 
+def without_empty(table: Table) -> Table:
+    """Return the table without the columns in which no row has a value."""
+    shown = [at for at in range(len(table.columns)) if at == 0 or any(row[at] != NONE for row in table.rows)]
+    return Table([table.columns[at] for at in shown], [[row[at] for at in shown] for row in table.rows])
+
+
 def markdown(table: Table) -> str:
     """Return the table in Markdown, with the cells' special characters escaped."""
     lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.rows]

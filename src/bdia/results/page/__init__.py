@@ -1,0 +1,1 @@
+"""What results/report.html shows beside the studies' tables: their order, its first screen, the benchmarks."""
