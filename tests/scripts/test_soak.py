@@ -54,9 +54,9 @@ def test_a_bit_that_is_lost_from_the_side_information_is_found(monkeypatch):
 
 
 def test_a_held_stream_that_nobody_checks_is_found(monkeypatch):
-    from bdia.reversible.engine.passes import Pass
+    from bdia.reversible.engine.findings import Findings
 
-    monkeypatch.setattr(Pass, "_refuse_changed", lambda self: None)
+    monkeypatch.setattr(Findings, "note_changed", lambda self, k, wrong: None)
     rows = [row for row in verdicts(range(160)) if row["fault"] == "state"]
     assert any(row["verdict"] == "SILENT" for row in rows)
 

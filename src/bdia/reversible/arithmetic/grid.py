@@ -54,19 +54,16 @@ def largest_magnitude(*tensors: Tensor) -> Tensor:
     return reduce(torch.maximum, peaks)
 
 
-def check_range(peaks: list[tuple[int, Tensor]], bits: int, prefix: str = "stack.") -> float:
+def check_range(peaks: list[tuple[int, float]], bits: int, prefix: str = "stack.") -> float:
     """Return the largest |x|; raise GridOverflowError for the first block outside the grid's exact range.
 
     Args:
-        peaks: (block index, largest magnitude in units u as a 0-dim tensor), in block order. One device
-            synchronisation in all.
+        peaks: (block index, largest magnitude in units u), in block order.
         bits: the grid's `bits`.
         prefix: stands before the setting's name in the message.
     """
     largest = 0.0
-    if not peaks:
-        return largest
-    for (block, _), peak in zip(peaks, torch.stack([peak for _, peak in peaks]).tolist(), strict=True):
+    for block, peak in peaks:
         if not peak < UNIT_LIMIT:  # also catches NaN
             value, limit = peak / units(bits), UNIT_LIMIT / units(bits)
             raise GridOverflowError(

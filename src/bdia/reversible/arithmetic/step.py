@@ -125,7 +125,7 @@ def bdia_step(x_prev: Tensor, x_curr: Tensor, y: Tensor, gamma: Gamma, bits: int
     Memory: allocates about six (B, T, D) tensors; keeps none.
     """
     result = exact_step(x_prev, x_curr, y, coefficients(gamma, check_bits(bits), x_curr.dim()))
-    check_range([(0, largest_magnitude(result.x_next, x_prev) * units(bits))], bits)
+    check_range([(0, largest_magnitude(result.x_next, x_prev).item() * units(bits))], bits)
     return result.x_next, result.side
 
 

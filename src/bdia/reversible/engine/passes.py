@@ -28,13 +28,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.autograd import Variable
 
 from bdia import UnsupportedError
 from bdia.reversible.arithmetic.grid import check_range, largest_magnitude, quantize, units
 from bdia.reversible.arithmetic.rules import GradientFactors, Rule
 from bdia.reversible.engine import checks
+from bdia.reversible.engine.findings import Findings, Seen, at_backward_end, on_host, read
 from bdia.reversible.engine.holders import StorageReference, held_elsewhere
 from bdia.reversible.engine.kernels import (
     UpdateResult,
@@ -122,9 +121,7 @@ class Pass:
         self._copies: dict[int, Tensor] = {}
         self._dropped: dict[int, StorageReference] = {}
         self._held: list[int] = []  # dropped, but alive when they are rebuilt
-        self._peaks: list[tuple[int, Tensor]] = []
-        self._differences: list[tuple[int, Tensor]] = []
-        self._changed: list[tuple[int, Tensor]] = []  # 0-dim bools: x_k is not what forward left
+        self._findings = Findings()
         self._places: list[int] = []  # of the layers, in the order of their calls
         self._kept: set[int] = set()
         self._recomputes_any = False
@@ -168,7 +165,7 @@ class Pass:
     def end_forward(self) -> None:
         """Check the grid's range where no backward will: one device synchronisation. Sum the streams that stay."""
         if self.taped_from is None or not self._recomputes_any:
-            self._check_range()
+            self._read_range()
         elif self.settings.verify and self.settings.bits is not None:
             self._held_sums = {k: bit_sum(x) for k, x in self.states.items() if self._needed(k)}
 
@@ -186,7 +183,7 @@ class Pass:
         if self._versions[k] is not None and x._version != self._versions[k]:
             raise UnsupportedError(checks.changed_in_place(k, self.settings.prefix))
         if k in self._held_sums:
-            self._changed.append((k, bit_sum(x) != self._held_sums.pop(k)))
+            self._findings.note_changed(k, bit_sum(x) != self._held_sums.pop(k))
         return x
 
     def _put(self, k: int, x: Tensor) -> None:
@@ -265,23 +262,26 @@ class Pass:
     # --- range ---
 
     def _note_peak(self, k: int, peak: Tensor | None) -> None:
-        if peak is None or isinstance(peak, FakeTensor):  # a planner's tensors hold no values
+        if peak is None:
             return
-        self._peaks.append((self.block(k) if self._places else 0, peak))
-        if peak.device.type == "cpu":  # elsewhere this waits for the device: once, at the end
-            self._check_range()
+        self._findings.note_peak(self.block(k) if self._places else 0, peak)
+        if on_host(peak):  # elsewhere this waits for the device: once, at the end
+            self._read_range()
 
-    def _check_range(self) -> None:
-        peaks, self._peaks = self._peaks, []
+    def _read_range(self) -> None:
+        (seen,) = read([self._findings.take()])
+        self._check_range(seen)
+
+    def _check_range(self, seen: Seen) -> None:
         if self.settings.bits is not None:
-            largest = check_range(peaks, self.settings.bits, self.settings.prefix)
+            largest = check_range(seen.peaks, self.settings.bits, self.settings.prefix)
             self.settings.log.largest = max(largest, self.settings.log.largest)
 
     # --- backward ---
 
     def note_difference(self, k: int, differs: Tensor) -> None:
         """Remember a 0-dim bool: what layer k recomputed differs from its forward. Read when backward ends."""
-        self._differences.append((k, differs))
+        self._findings.note_difference(k, differs)
 
     def enter(self, update: "LayerUpdate") -> None:
         """Start the backward of an update; refuse what released states cannot serve."""
@@ -300,36 +300,29 @@ class Pass:
         """Return the updates that the backward has reached; where it begins, have autograd call us at its end."""
         if self._running is None:
             self._running = {}
-            Variable._execution_engine.queue_callback(self._finish)
+            at_backward_end(self)
             if not self.settings.training:
                 checks.tell(self.settings.log.told, checks.EVALUATION)
         return self._running
 
-    def _finish(self) -> None:
-        """Run by autograd when the backward ends: read range and sums from the device, then release the states."""
+    def end_backward(self) -> Findings:
+        """Run when the backward ends, before anything is read: return what the checks found."""
         for update in (self._running or {}).values():
             update.release()
         self._running = None
-        self._check_range()
-        self._refuse_changed()
-        differences, self._differences = self._differences, []
-        if differences and not isinstance(differences[0][1], FakeTensor):
-            wrong = torch.stack([differs for _, differs in differences]).tolist()
-            for (k, _), is_wrong in zip(differences, wrong, strict=True):
-                if is_wrong:
-                    raise checks.not_repeated(self.block(k), self.settings.prefix)
+        return self._findings.take()
+
+    def conclude(self, seen: Seen) -> None:
+        """Raise what the checks found; else release the states."""
+        self._check_range(seen)
+        if seen.changed:
+            raise checks.held_differently(seen.changed[0], self.settings.prefix)
+        if seen.differing:
+            raise checks.not_repeated(self.block(seen.differing[0]), self.settings.prefix)
         if self._consumed:
             for held in (self.states, self.residues, self._sums, self._y_sums, self._held_sums, self._copies):
                 held.clear()
             self._tell_of_holders()
-
-    def _refuse_changed(self) -> None:
-        changed, self._changed = self._changed, []
-        if changed and not isinstance(changed[0][1], FakeTensor):
-            wrong = torch.stack([differs for _, differs in changed]).tolist()
-            for (k, _), is_wrong in zip(changed, wrong, strict=True):
-                if is_wrong:
-                    raise checks.held_differently(k, self.settings.prefix)
 
     def _tell_of_holders(self) -> None:
         if self._held:
