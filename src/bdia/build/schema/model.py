@@ -131,7 +131,7 @@ class Bdia(Checkpoint, total=False):
     eval_gamma: FRACTION
     quantize_eval: FLAG
     verify: FLAG
-    kernel: one_of("auto", "compiled", "eager")
+    kernel: one_of("auto", "compiled", "eager", "triton")
 
 
 class TwoLevel(TypedDict, total=False):

@@ -1,11 +1,12 @@
 """The tensor work of an update: the step with its packed residues, its inverse, its gradients.
 
-The eager kernels work slice by slice, so that their temporaries stay in cache. The compiled ones are single kernels of
-torch.compile. Both give the same bits. The step's kernel also computes the range peak and the sum of bits. The inverse
-overwrites its input, so its sum is taken in a second pass. B batch.
+The eager kernels work slice by slice, so that their temporaries stay in cache. The fused ones are single kernels, of
+torch.compile or written in Triton. All give the same bits. The step's kernel also computes the range peak and the sum
+of bits. The inverse overwrites its input, so its sum is taken in a second pass. B batch.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,8 +18,9 @@ from bdia.reversible.arithmetic.residues import pack_lanes, pack_residues, packe
 from bdia.reversible.arithmetic.rules import BdiaRule, GradientFactors, Rule
 from bdia.reversible.arithmetic.step import Coefficients, exact_inverse, exact_step
 from bdia.reversible.engine.compiled import run_compiled, worth_compiling
+from bdia.reversible.engine.with_triton import run_triton, triton_partial_results
 
-KERNELS = ("auto", "compiled", "eager")
+KERNELS = ("auto", "compiled", "eager", "triton")
 SLICE_ELEMENTS = {"cpu": 2**18}  # temporaries of a step stay in cache; on an accelerator launches cost more
 DEFAULT_SLICE_ELEMENTS = 2**21
 
@@ -55,11 +57,9 @@ def update_kernel(
     x_next = torch.empty_like(x_curr, memory_format=torch.contiguous_format)
     packed = x_curr.new_empty(packed_shape(x_curr.shape, rule.side_bits), dtype=torch.uint8) if note else None
     if isinstance(rule, BdiaRule) and x_prev is not None and _fits_a_kernel(kernel, x_next):
-        peaks = x_next.new_empty(len(x_next))
-        sums = x_next.new_empty(len(x_next), dtype=torch.int32) if verify else None
+        peaks, sums = _partial_results(kernel, x_next, verify)
         out, *tensors = map(_lanes, (x_next, x_prev, x_curr, y))
-        written = packed, peaks, sums
-        if run_compiled(_fused_forward, out, *tensors, *written, rule.coefficients(3), required=kernel == "compiled"):
+        if _fused(kernel, _fused_forward, out, *tensors, packed, peaks, sums, rule.coefficients(3)):
             total = None if sums is None else sums.sum(dtype=torch.int32)
             return UpdateResult(x_next, packed, peaks.amax() * units(rule.bits), total)
     for rows in _slices(x_curr):
@@ -77,7 +77,7 @@ def inverse_kernel(
     """Invert an update in place: `x` is x_next and becomes x_prev. Return the sum of its bits if `verify`."""
     if isinstance(rule, BdiaRule) and _fits_a_kernel(kernel, x):
         out, *tensors = map(_lanes, (x, x_curr, y))
-        if run_compiled(_fused_inverse, out, *tensors, packed, rule.coefficients(3), required=kernel == "compiled"):
+        if _fused(kernel, _fused_inverse, out, *tensors, packed, rule.coefficients(3)):
             return bit_sum(x) if verify else None
     for rows in _slices(x_curr):
         side = unpack_residues(packed[rows], rule.side_bits, x_curr[rows].shape) if rule.side_bits else None
@@ -110,7 +110,7 @@ def gradient_kernel(
     if _fits_a_kernel(kernel, found[0]):
         tensors = [_lanes(x) for x in (*found, through_block, grad_x_next)]
         columns = [factor.view(-1, 1, 1) for factor in (to_curr, to_prev)]
-        if run_compiled(_fused_gradient, *tensors, *columns, required=kernel == "compiled"):
+        if _fused(kernel, _fused_gradient, *tensors, *columns):
             return found[0], found[1]
     for rows in _slices(grad_x_next):
         found[0][rows] = through_block[rows] + to_curr[rows] * grad_x_next[rows]
@@ -132,11 +132,11 @@ def _slices(x: Tensor) -> list[slice]:
     return [slice(start, start + rows) for start in starts]
 
 
-# --- the compiled pass: tensors as (B, 8, n / 8), the lanes of the side information, so every access is a vector ---
+# --- the fused pass: tensors as (B, 8, n / 8), the lanes of the side information, so every access is a vector ---
 
 
 def _fits_a_kernel(kernel: str, out: Tensor) -> bool:
-    wanted = out.numel() > 0 if kernel == "compiled" else kernel == "auto" and worth_compiling(out)
+    wanted = out.numel() > 0 if kernel in ("compiled", "triton") else kernel == "auto" and worth_compiling(out)
     return wanted and out.is_contiguous() and not math.prod(out.shape[1:]) % 8
 
 
@@ -144,6 +144,22 @@ def _lanes(x: Tensor) -> Tensor:
     lanes = x.reshape(x.shape[0], 8, -1).data  # not a view, whose base's shape would ask for another kernel
     torch._dynamo.mark_static(lanes, 1)
     return lanes
+
+
+def _partial_results(kernel: str, x_next: Tensor, verify: bool) -> tuple[Tensor, Tensor | None]:
+    """Return where a fused update writes largest magnitudes and, if `verify`, sums of bits: one a sample, or more."""
+    shape: tuple[int, ...] = (len(x_next),)
+    dtype = torch.int32
+    if kernel == "triton":
+        shape, dtype = triton_partial_results(x_next)
+    return x_next.new_empty(shape), x_next.new_empty(shape, dtype=dtype) if verify else None
+
+
+def _fused(kernel: str, function: Callable[..., None], out: Tensor, *arguments: object) -> bool:
+    """Run a fused kernel that writes `out`; return whether it ran."""
+    if kernel == "triton":
+        return run_triton(function.__name__.removeprefix("_fused_"), out, *arguments)
+    return run_compiled(function, out, *arguments, required=kernel == "compiled")
 
 
 def _fused_forward(

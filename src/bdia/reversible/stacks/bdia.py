@@ -51,7 +51,7 @@ class BdiaUpdates(Recomputation, LastForward):
         eval_gamma: float | str | Fraction,
         quantize_eval: bool,
         verify: bool,
-        kernel: Literal["auto", "compiled", "eager"],
+        kernel: Literal["auto", "compiled", "eager", "triton"],
         batch_dim: int = 0,
         prefix: str = "stack.",
     ) -> None:
@@ -200,8 +200,8 @@ class BdiaStack(BlockStack, BdiaUpdates):
         verify: compare an integer sum of every rebuilt stream with the forward's. With bits=None: keep the streams
             and measure `reconstruction_error` instead.
         kernel: which implementation computes the update. "eager"; "compiled", one kernel of torch.compile each for the
-            update, its inverse and its gradients; "auto", compiled where a stream is large and a compiler works. All
-            give the same bits.
+            update, its inverse and its gradients; "triton", the same kernels written in Triton, on a GPU; "auto",
+            compiled where a stream is large and a compiler works. All give the same bits.
         memory_budget: peak memory of a whole training step for which `bdia.profiling.fit_to_memory` chooses `keep`,
             such as "12GiB", or a fraction of the standard stack's.
         save: kinds of operations ("attention", "matmul") whose outputs a recomputed block keeps.
@@ -222,7 +222,7 @@ class BdiaStack(BlockStack, BdiaUpdates):
         eval_gamma: float | str | Fraction = 0,
         quantize_eval: bool = True,
         verify: bool = True,
-        kernel: Literal["auto", "compiled", "eager"] = "auto",
+        kernel: Literal["auto", "compiled", "eager", "triton"] = "auto",
         memory_budget: str | float | None = None,
         save: Sequence[str] = (),
         nested: Sequence[str] = (),

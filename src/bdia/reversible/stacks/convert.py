@@ -161,7 +161,7 @@ def convert(
     eval_gamma: float | str | Fraction = 0,
     quantize_eval: bool = False,
     verify: bool = True,
-    kernel: Literal["auto", "compiled", "eager"] = "auto",
+    kernel: Literal["auto", "compiled", "eager", "triton"] = "auto",
     save: Sequence[str] = (),
     nested: Sequence[str] = (),
 ) -> Conversion:
