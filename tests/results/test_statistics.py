@@ -116,6 +116,14 @@ def test_the_newest_ok_run_of_a_seed_counts():
     assert variant.status == "2 ok, 1 failed"
 
 
+def test_an_interrupted_try_counts_until_its_run_has_ended_well():
+    cut_off = make_record(at=2, status="interrupted", metrics=[], error="SIGTERM")
+    (experiment,) = gather([cut_off])
+    assert experiment.variants[0].broken == [cut_off]
+    (experiment,) = gather([cut_off, make_record(at=3)])
+    assert experiment.variants[0].broken == [] and experiment.variants[0].status == "1 ok"
+
+
 def test_a_variant_whose_runs_all_broke_is_still_there():
     (experiment,) = gather([make_record(), make_record(BDIA, at=1, status="oom", metrics=[], error="out of memory")])
     assert [variant.status for variant in experiment.variants] == ["1 ok", "1 oom"]

@@ -132,6 +132,18 @@ def test_loggers_are_closed_where_their_summary_can_not_be_written(tiny, monkeyp
     assert closed == ["success"]
 
 
+def test_a_run_that_another_commit_began_names_both(tiny, add_callbacks, monkeypatch):
+    monkeypatch.setattr(bdia.train.job, "_GIT", {"sha": "a" * 40, "dirty": False})
+    add_callbacks(At("on_train_batch_end", 7, sigterm))
+    with pytest.raises(SIGTERMException):
+        train(tiny())
+    add_callbacks()
+    monkeypatch.setattr(bdia.train.job, "_GIT", {"sha": "b" * 40, "dirty": False})
+    record = train(tiny())
+    assert record.git == {"sha": "b" * 40, "dirty": False, "resumed_from": ["a" * 40]}
+    assert "resumed_from" not in train(tiny("seed=1")).git
+
+
 def test_a_resumed_run_keeps_the_first_parts_csv(tiny, add_callbacks):
     cfg = tiny()
     add_callbacks(At("on_train_batch_end", 7, sigterm))

@@ -57,7 +57,8 @@ def behind(verdict: Verdict) -> list[str]:
     if verdict.experiment is None or verdict.ours is None:
         return ["No experiment with records measures it yet."]
     runs = verdict.runs
-    commits = ", ".join(dict.fromkeys(run.git["sha"][:12] for run in runs))
+    shas = [sha for run in runs for sha in (*run.git.get("resumed_from", ()), run.git["sha"])]
+    commits = ", ".join(dict.fromkeys(sha[:12] for sha in shas))
     differs = "; ".join(setting_differences(verdict.ours.example.config))
     return [
         f"Measured by `{command_of(verdict.experiment.name)}`: {verdict.claim.measure.text}; "

@@ -100,7 +100,8 @@ class RunRecord:
     """One run: what was run, where, and what was measured. Its file is `results/<experiment>/<run_id>.json`.
 
     Args:
-        git: {"sha": str, "dirty": bool}, see `git_state`.
+        git: {"sha": str, "dirty": bool}, see `git_state`; of a run that went on after an interruption also
+            "resumed_from", the other commits that trained it.
         config: the fully resolved config as plain dicts, lists and scalars; read from a file, with public class names.
         device: {"name", "count", "torch", "cuda", ...}.
         wall_s: seconds from start to end, whatever the status.

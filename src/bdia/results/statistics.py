@@ -204,7 +204,8 @@ def _variant(settings: Settings, records: list[RunRecord]) -> Variant:
     runs = [newest[seed] for seed in sorted(newest)]
     used = {record.run_id for record in runs}
     older = [record for record in ok if record.run_id not in used]
-    broken = [record for record in records if record.status != "ok"]
+    seen = {record.seed for record in ok}  # a try that was cut off is no row once its run has ended well
+    broken = [r for r in records if r.status != "ok" and not (r.status == "interrupted" and r.seed in seen)]
     return Variant(label(records[0], settings), settings, runs, older, broken)
 
 

@@ -150,10 +150,12 @@ def _finished(path: Path) -> RunRecord:
 class Measured:
     """Measurements so far. They are kept even if the run fails.
 
-    `trained` is true from the first batch on, `stepped` from the second.
+    `resumed_from` holds the other commits that trained before an interruption. `trained` is true from the first batch
+    on, `stepped` from the second.
     """
 
     rows: list[Metric] = field(default_factory=list)
+    resumed_from: list[str] = field(default_factory=list)
     signatures: dict[str, str] = field(default_factory=dict)
     data_sha256: dict[str, str] = field(default_factory=dict)
     trained: bool = False
@@ -207,8 +209,9 @@ def _has_diverged(error: BaseException, found: Measured) -> bool:
 def _write(record: RunRecord, found: Measured, clock: float, cfg: DictConfig, run_dir: Path) -> RunRecord:
     """Write the record, of a run that ended well also beside its weights, and print what came out."""
     seconds = round(time.perf_counter() - clock, 3)
+    git = record.git | ({"resumed_from": found.resumed_from} if found.resumed_from else {})
     record = replace(
-        record, metrics=found.rows, signatures=found.signatures, data_sha256=found.data_sha256, wall_s=seconds
+        record, git=git, metrics=found.rows, signatures=found.signatures, data_sha256=found.data_sha256, wall_s=seconds
     )
     path = write_record(record, Path(cfg.paths.results))
     if record.status == "ok":
@@ -272,7 +275,8 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
     data.save(run_dir)
     write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(recorded)))
     shown = [progress(job)] if cfg.trainer.get("enable_progress_bar", True) else []
-    callbacks = [*build_callbacks(cfg, run_dir), Divergence(), Resume(), Began(found), *shown]
+    resume = Resume(_GIT["sha"])
+    callbacks = [*build_callbacks(cfg, run_dir), Divergence(), resume, Began(found), *shown]
     loggers = build_loggers(cfg, run_dir, run_name(recorded), recorded)
     outcome = "failed"
     try:
@@ -295,6 +299,7 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
         found.data_sha256 = data.checksums
         if remark := data_remark(found.data_sha256):
             log.info("%s", remark)
+        found.resumed_from = resume.earlier
         found.rows.append(_metric("parameters", sum(p.numel() for p in task.parameters())))
         measured = [callback.rows for callback in callbacks if isinstance(callback, MeasuringCallback)]
         found.rows += [_metric(*row) for rows in measured for row in rows]

@@ -10,17 +10,30 @@ from bdia.train.checkpoints import LAST
 
 
 class Resume(Callback):
-    """Save and restore the loader's position; write a checkpoint when the job is told to end."""
+    """Save and restore the loader's position and the commits that trained; write a checkpoint when told to end.
+
+    Args:
+        commit: of the code that runs.
+    Attributes:
+        earlier: the commits that trained before an interruption, the first one first, without repetition.
+    """
 
     position: dict[str, Any] | None = None
 
+    def __init__(self, commit: str) -> None:
+        self.commit = commit
+        self.earlier: list[str] = []
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the loader's position."""
+        """Save both."""
         checkpoint["train_loader"] = trainer.train_dataloader.state_dict()
+        checkpoint["commits"] = [*self.earlier, self.commit]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the position until there is a loader."""
         self.position = checkpoint.get("train_loader")
+        before = [commit for commit in checkpoint.get("commits", ()) if commit != self.commit]
+        self.earlier = list(dict.fromkeys(before))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the position. Lightning 2.6 forgets it where the schedule's length was asked for before."""
