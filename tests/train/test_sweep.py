@@ -58,7 +58,7 @@ def test_a_sweep_has_a_job_for_each_combination():
 
 def test_an_experiments_sweep_is_found_and_what_is_given_takes_the_place_of_its_values():
     stacks = ["standard", "checkpoint", "revvit", "bdia"]
-    assert jobs("experiment=demo") == [f"stack={name}" for name in stacks]
+    assert jobs("experiment=demo") == [f"seed={seed} stack={name}" for seed in (0, 1) for name in stacks]
     assert jobs("experiment=demo", "seed=1,2", "stack=bdia") == ["seed=1", "seed=2"]
     assert len(jobs_of(["experiment=demo", "hydra.sweeper.params.seed='0,1,2'"])) == 12
     assert jobs("experiment=demo", "hydra.mode=RUN") == [""]

@@ -20,7 +20,7 @@ Usage: bdia train [group=file ...] [key=value ...]
 The same command continues a run that was stopped. Environment: BDIA_DATA, the folder of the data.
 
 Examples:
-  bdia train experiment=demo                                  (four runs: 2 minutes of CPU time, 3 to 7 on 2 busy cores)
+  bdia train experiment=demo                                  (eight runs of minutes in all)
   bdia train data=cifar10 model=vit_cpu stack=bdia stack.gamma=1/4 stack.bits=7 seed=1
   bdia train data=pydoc model=gpt2_demo stack=bdia tokenizer@data.tokenizer=bytes trainer.max_epochs=1
 """

@@ -20,7 +20,7 @@ from bdia.results.claims_table import ClaimRow, claims_markdown, claims_table
 from bdia.results.figures import figure_of
 from bdia.results.page import order
 from bdia.results.page.benchmarks import benchmarks
-from bdia.results.page.opening import ShortClaim, counted, first_figure, in_a_sentence
+from bdia.results.page.opening import ShortClaim, cost_of_a_step, counted, first_figure, in_a_sentence
 from bdia.results.page.part import Part
 from bdia.results.published import CURVES_ONLY, data_name, paper_row, setting_differences
 from bdia.results.record import RunRecord
@@ -70,7 +70,7 @@ class Section:
         shas = ", ".join(dict.fromkeys(record.git["sha"][:12] for record in records))
         return Part(
             f"experiment-{number}", self.name, told.title, told.text,
-            without_empty(self.summary), figure_of(self.experiment), tuple(self.verdicts),
+            without_empty(self.summary), figure_of(self.experiment), tuple(filter(None, (told.limits, *self.verdicts))),
             told.command, f"{len(records)} record(s), commit {shas}. {self.data}.", (*self.notes, *self.provenance),
             tuple(f"{one.run_id} {one.status}" for one in records), order.place(self.name),
         )  # fmt: skip
@@ -155,7 +155,9 @@ def table_text(records: Sequence[RunRecord], remarks: Mapping[str, Sequence[str]
     """
     parts = []
     for experiment in gather(records):
-        lines = [experiment.name, "", plain(summary_table(experiment)), ""]
+        limits = order.header(experiment.name).limits
+        lines = [experiment.name, "", plain(without_empty(summary_table(experiment))), ""]
+        lines += filter(None, [cost_of_a_step(experiment), limits])
         lines += [*verdict_lines(experiment), *(remarks or {}).get(experiment.name, ())]
         parts.append("\n".join([*lines, *notes(experiment), *provenance(experiment)]))
     return "\n\n\n".join(parts)

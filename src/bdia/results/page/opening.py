@@ -43,11 +43,16 @@ def counted(rows: Sequence[ClaimRow]) -> str:
 def in_a_sentence(experiments: Sequence[Experiment], measured: Sequence[Benchmark]) -> list[str]:
     """Return what BDIA costs in memory and time: of the first study that measured it, and by depth."""
     for experiment in sorted(experiments, key=lambda one: (not one.name.startswith("memory"), place(one.name))):
-        ours = next((v for v in experiment.variants if v.runs and form_of(v.example.config) == HALF_ON_GRID), None)
-        theirs = next((v for v in experiment.variants if v.runs and v.stack == STANDARD.class_name), None)
-        if ours and theirs and (told := _step(experiment, ours, theirs)):
+        if told := cost_of_a_step(experiment):
             return [told, *_depth(measured)]
     return _depth(measured)
+
+
+def cost_of_a_step(experiment: Experiment) -> str:
+    """Return what BDIA costs in memory and time beside the standard stack; "" where one of them was not measured."""
+    ours = next((v for v in experiment.variants if v.runs and form_of(v.example.config) == HALF_ON_GRID), None)
+    theirs = next((v for v in experiment.variants if v.runs and v.stack == STANDARD.class_name), None)
+    return _step(experiment, ours, theirs) if ours and theirs else ""
 
 
 def _step(experiment: Experiment, ours: Variant, theirs: Variant) -> str:

@@ -31,11 +31,13 @@ class Header:
 
     Args:
         title: its first sentence. text: the others. command: what runs it, at the scale of the records.
+        limits: what the study can and can't say, after "Limits: "; "" where the file has no such sentence.
     """
 
     title: str
     text: str
     command: str
+    limits: str = ""
 
 
 def split_name(experiment: str) -> tuple[str, str]:
@@ -62,5 +64,8 @@ def header(experiment: str, folder: Path = EXPERIMENTS) -> Header:
     lines = [line[1:].strip() for line in found[0].read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     told, _, command = " ".join(line for line in lines if not line.startswith("@")).partition("Run: ")
     command = re.sub(r"SCALE=\w+", f"SCALE={scale}", command) if scale else command
+    told, _, limits = told.partition("Limits: ")
     title, _, text = re.sub(r"\. (?=[A-Z])", ".\n", told.strip()).partition("\n")
-    return Header(title.rstrip(".") or experiment, " ".join(text.split()), command.strip() or fallback.command)
+    return Header(
+        title.rstrip(".") or experiment, " ".join(text.split()), command.strip() or fallback.command, limits.strip()
+    )
