@@ -1,19 +1,19 @@
 """The study of trained classifiers at inference in the report: `bdia study name=inference`."""
 
-import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
+from bdia.results import study_record
 from bdia.results.figures import OTHER_COLOUR
 from bdia.results.page import order
 from bdia.results.page.part import Part
 from bdia.results.page.plot import DASHES, Plot, make_plot, rgba, safe
-from bdia.results.record import RecordError
 from bdia.results.statistics import NONE
+from bdia.results.study_record import Record
 from bdia.results.tables import Table
 
 NAME = "inference"
@@ -24,8 +24,6 @@ TITLES = {
 }
 COLOURS = {"BDIA": "#4477AA", "standard (ViT)": "#CC6677", "RevViT": "#228833"}
 
-Record = Mapping[str, Any]
-
 
 def read_newest(root: Path | str) -> Record | None:
     """Return the newest record under `root`; None where there is none.
@@ -33,17 +31,13 @@ def read_newest(root: Path | str) -> Record | None:
     Raises:
         RecordError: the file is no record of this study.
     """
-    paths = sorted((Path(root) / NAME).glob("*.json"))
-    if not paths:
-        return None
-    try:
-        record: Record = json.loads(paths[-1].read_text(encoding="utf-8"))
-        for row in record["rows"]:
-            float(row["accuracy"]), float(row["loss"]), float(row["ece"])
-            str(row["stack"]), int(row["seed"]), str(row["part"]), row["value"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise RecordError(f"{paths[-1]}: no record of the study {NAME}: {error!r}") from error
-    return record
+    return study_record.read_newest(root, NAME, check)
+
+
+def check(row: Record) -> None:
+    """Read every entry that a row must have."""
+    float(row["accuracy"]), float(row["loss"]), float(row["ece"])
+    str(row["stack"]), int(row["seed"]), str(row["part"]), row["value"]
 
 
 def values(record: Record, stack: str, part: str, value: Any, key: str = "accuracy") -> list[float]:

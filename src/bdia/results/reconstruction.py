@@ -1,20 +1,18 @@
 """The study of Fig. 2 in the report: `bdia study name=reconstruction`."""
 
-import json
 import statistics
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import plotly.graph_objects as go
 
+from bdia.results import study_record
 from bdia.results.claims_table import ClaimRow
 from bdia.results.figures import OTHER_COLOUR
 from bdia.results.page import order
 from bdia.results.page.part import Part
 from bdia.results.page.plot import DASHES, Plot, make_plot
-from bdia.results.record import RecordError
 from bdia.results.statistics import NONE
+from bdia.results.study_record import Record
 from bdia.results.tables import Table
 from bdia.results.verdicts import CONTRADICTED, NOT_RESOLVED, NOT_RUN, REPRODUCED
 
@@ -25,8 +23,6 @@ TINY = 2.0**-52  # where the first stream to be rebuilt happens to be exact
 FORMS = {"exact": "exact, on the grid"}  # what is not the name of a dtype
 COLOURS = {"bfloat16": "#CC6677", "float32": "#DDCC77", "float64": "#4477AA"}
 
-Record = Mapping[str, Any]
-
 
 def read_newest(root: Path | str) -> Record | None:
     """Return the newest record under `root`; None where there is none.
@@ -34,16 +30,12 @@ def read_newest(root: Path | str) -> Record | None:
     Raises:
         RecordError: the file is no record of this study.
     """
-    paths = sorted((Path(root) / NAME).glob("*.json"))
-    if not paths:
-        return None
-    try:
-        record: Record = json.loads(paths[-1].read_text(encoding="utf-8"))
-        for row in record["rows"]:
-            float(row["relative"]), float(row["error"]), int(row["depth"]), int(row["seed"]), int(row["k"]), row["form"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise RecordError(f"{paths[-1]}: no record of the study {NAME}: {error!r}") from error
-    return record
+    return study_record.read_newest(root, NAME, check)
+
+
+def check(row: Record) -> None:
+    """Read every entry that a row must have."""
+    float(row["relative"]), float(row["error"]), int(row["depth"]), int(row["seed"]), int(row["k"]), row["form"]
 
 
 def curve(record: Record, depth: int, form: str, key: str = "relative") -> dict[int, list[float]]:
