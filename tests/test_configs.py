@@ -97,6 +97,7 @@ def test_every_job_of_every_experiment_composes_and_builds(experiment, tmp_path)
     check_jobs([f"experiment={experiment}"], experiment, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", studies())
 @pytest.mark.filterwarnings("ignore::bdia.reversible.GammaMeanWarning")
 def test_every_job_of_every_study_composes_and_builds(study, tmp_path):

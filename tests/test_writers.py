@@ -8,7 +8,9 @@ from helpers.places import ROOT
 
 SRC = ROOT / "src" / "bdia"
 # Where a file is opened or saved by other means. An export writes into a folder that gets its name when it is whole.
+# A log of a job grows line by line: of a job that is killed, half is wanted.
 ALLOWED = {("data/files.py", "open"), ("train/export/files.py", "save_file"), ("train/export/to_torch.py", "save")}
+ALLOWED |= {("train/side_by_side.py", "open")}
 # Writers of libraries; `save` of our own data modules and `savefig` into memory are told apart by what they are given.
 NAMES = {"write_text", "write_bytes", "save", "save_file", "savez", "savez_compressed", "to_csv", "dump", "tofile"}
 TO_A_FILE = {"torch", "np", "numpy", "OmegaConf", "json", "yaml", "pickle", "export"}

@@ -75,7 +75,11 @@ def test_jobs_go_seed_by_seed_and_each_is_what_its_own_choices_compose_to():
 
 @pytest.mark.parametrize(
     ("study", "scale", "recorded"),
-    [("table1_cifar10", "long", 14), ("table1_cifar100", "long", 14), ("table1_cifar10", "few", 9)],
+    [
+        ("table1_cifar10", "long", 14),
+        pytest.param("table1_cifar100", "long", 14, marks=pytest.mark.slow),
+        pytest.param("table1_cifar10", "few", 9, marks=pytest.mark.slow),
+    ],
 )
 def test_the_records_of_a_study_are_found_and_left_out(study, scale, recorded, tmp_path):
     finished = finished_records(RESULTS)
@@ -96,11 +100,10 @@ def test_a_run_that_ended_well_beside_its_weights_is_done_without_a_record(tmp_p
 @pytest.mark.parametrize(
     "choices",
     [
-        ["experiment=translation", "scale/translation=smoke", "data.source.train=60"],
-        ["experiment=gpt2", "scale/gpt2=smoke", "data.fraction=0.05"],
-        ["experiment=table1_cifar10", "scale/cifar10=smoke"],
+        pytest.param(["experiment=translation", "scale/translation=smoke", "data.source.train=60"], id="translation"),
+        pytest.param(["experiment=gpt2", "scale/gpt2=smoke", "data.fraction=0.05"], id="gpt2", marks=pytest.mark.slow),
+        pytest.param(["experiment=table1_cifar10", "scale/cifar10=smoke"], id="images"),
     ],
-    ids=lambda choices: choices[0],
 )
 def test_a_step_is_timed_on_batches_of_every_kind_of_data(choices, places, one_thread):
     cfg = compose([*choices, "stack=bdia", *places])
@@ -214,7 +217,7 @@ def test_whether_the_code_has_changed_since_a_commit_is_said(tmp_path):
     assert code_since(CONFIGS.parent, "0" * 40) == "whether the code has changed since cannot be told"
 
 
-@pytest.mark.parametrize("stack", ["bdia", "bdia_pretrained"])
+@pytest.mark.parametrize("stack", ["bdia", pytest.param("bdia_pretrained", marks=pytest.mark.slow)])
 def test_reversible_training_gives_the_weights_of_stored_activations(stack, tiny):
     """So studies of accuracy may train with stored activations, which is quicker."""
     weights = []

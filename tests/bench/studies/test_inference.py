@@ -33,7 +33,7 @@ def numbers(row):
     return {key: row[key] for key in ("accuracy", "loss", "ece")}
 
 
-@pytest.mark.parametrize("stack", ["standard", "bdia"])
+@pytest.mark.parametrize("stack", ["standard", pytest.param("bdia", marks=pytest.mark.slow)])
 def test_gamma_0_on_the_trained_grid_is_the_model_as_it_is_and_other_gammas_are_not(stack, measured):
     rows = measured(stack)
     clean, gammas = of(rows, "clean")[""], of(rows, "gamma, grid")
@@ -47,6 +47,7 @@ def test_gamma_0_on_the_trained_grid_is_the_model_as_it_is_and_other_gammas_are_
     assert all(row["seed"] == 0 and math.isfinite(row["loss"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_revvit_has_no_gamma(measured):
     rows = measured("revvit")
     assert {row["part"] for row in rows} == {"clean", "corruption"}
