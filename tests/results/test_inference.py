@@ -31,7 +31,7 @@ def make():
 
 def test_the_tables_hold_means_and_spread_over_the_seeds():
     tables = inference.tables(make())
-    assert tables["gamma"].columns == ["trained as", "gamma +0", "gamma +0.5"]
+    assert tables["gamma"].columns == ["trained as", "gamma 0", "gamma +0.5"]
     assert tables["gamma"].rows[0] == ["standard (ViT): accuracy, %", "51.00 ± 1.41", "41.00 ± 1.41"]
     assert tables["bits"].rows[1] == ["BDIA", "52.00 ± 1.41", "48.00 ± 1.41"]
     rows = {row[0]: row[1:] for row in tables["corruption"].rows}
@@ -51,6 +51,13 @@ def test_the_page_shows_the_parts_with_one_figure(tmp_path):
     assert all(title.replace("'", "&#39;") in page for title in inference.TITLES.values())
     assert page.count("constant gamma at inference") == 1  # the axis of the one figure
     assert "2 trained models of each stack in runs/some" in page
+
+
+def test_a_part_of_the_test_set_is_named():
+    record = make()
+    assert inference.provenance(record)[0].startswith("Test set, 2 trained models")
+    record["settings"]["images"] = 1000
+    assert inference.provenance(record)[0].startswith("The first 1,000 images of the test set, too few to rank")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"rows": [{"stack": "BDIA"}]}'])

@@ -70,7 +70,7 @@ def tables(record: Record) -> dict[str, Table]:
         for key, name, digits in (("accuracy", "accuracy, %", 2), ("loss", "loss, nat", 3)):
             cells = [_cell(values(record, stack, "gamma, grid", gamma, key), digits) for gamma in gammas]
             rows.append([f"{stack}: {name}", *cells])
-    by_gamma = Table(["trained as", *(f"gamma {gamma:+g}" for gamma in gammas)], rows)
+    by_gamma = Table(["trained as", *(f"gamma {gamma:+g}" if gamma else "gamma 0" for gamma in gammas)], rows)
     rows = []
     for stack in _stacks(record, "bits"):
         plain = _cell(values(record, stack, "gamma, float", 0.0))
@@ -92,10 +92,12 @@ def provenance(record: Record) -> list[str]:
     """Return what the record was measured with."""
     settings, device = record["settings"], record["device"]
     seeds = len({row["seed"] for row in record["rows"]})
-    runs = settings["runs"]
+    runs, count = settings["runs"], settings.get("images", 0)
+    images = f"The first {count:,} images of the test set, too few to rank the stacks" if count else "Test set"
+    command = f"bdia study name={NAME} runs={runs}{f' images={count}' if count else ''}"
     return [
-        f"Test set, {seeds} trained models of each stack in {runs}; gamma and bits change at inference alone: "
-        f"`bdia study name={NAME} runs={runs}`, commit {record['git']['sha'][:12]}, {device['name']}, torch "
+        f"{images}, {seeds} trained models of each stack in {runs}; gamma and bits change at inference alone: "
+        f"`{command}`, commit {record['git']['sha'][:12]}, {device['name']}, torch "
         f"{device['torch']}, {record['wall_s']:.0f} s.",
         "RevViT has no gamma. A random path draws gamma as in training, without dropout.",
     ]
