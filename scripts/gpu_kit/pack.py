@@ -38,7 +38,7 @@ def pack_weights(runs: Path, names: list[str], out: Path) -> int:
     files: list[list[tuple[str, bytes]]] = [[]]
     found = [path for name in names for path in sorted((runs / name).glob("*/final.ckpt"))]
     for path in found:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         buffer = io.BytesIO()
         torch.save({key: value for key, value in checkpoint.items() if key != "optimizer_states"}, buffer)
         place = f"{path.parent.parent.name}/{path.parent.name}"
