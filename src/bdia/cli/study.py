@@ -4,6 +4,7 @@ Usage: bdia study name=... [key=value ...]
 
   name=reconstruction   error of the rebuilt stream, block by block, in float and on the grid (the paper's Fig. 2)
   name=inference        trained image classifiers: constant gamma (Fig. 1), grids, corruptions, random paths
+  name=whole_step       peak memory and time of a whole step, with and without stepping weights in backward
   out=                  folder of the record; empty: results/<name>
 
 Keys of reconstruction:
@@ -21,6 +22,15 @@ Keys of inference:
   paths=16                              random draws of gamma whose predictions are averaged
   images=0                              of the test set; 0: all
 
+Keys of whole_step:
+  depths=[6,24,48]                      blocks of the model
+  model=gpt2_demo width=256 heads=8     the model, a language model of configs/model
+  vocabulary=2000 batch=2 tokens=512    tokens that there are, texts in the batch, tokens in a text
+  optimizer=adamw rounds=5              a file of configs/optimizer; times of each way, of which the median counts
+  ways=[...]                            some of standard, checkpoint, two_level, bdia, checkpoint_in_backward,
+                                        host_in_backward, two_level_in_backward, bdia_in_backward,
+                                        bdia_nested_in_backward
+
 Examples:
   bdia study name=reconstruction
   bdia study name=reconstruction depths=[6] seeds=[0]
@@ -35,7 +45,8 @@ from bdia import InvalidValueError
 from bdia.cli.arguments import read_arguments
 from bdia.results.output import say_on_stderr
 
-STUDIES = {"reconstruction": "bdia.bench.studies.reconstruction", "inference": "bdia.bench.studies.inference"}
+NAMES = ("reconstruction", "inference", "whole_step")
+STUDIES = {name: f"bdia.bench.studies.{name}" for name in NAMES}
 
 
 def run(argv: Sequence[str]) -> None:
