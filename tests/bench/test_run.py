@@ -175,6 +175,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_anything_runs(tiny,
         run(replace(SMALL, out=str(tmp_path / "file" / "bench")))
 
 
+@pytest.mark.slow
 def test_a_whole_runs_cost_beside_its_steps_is_measured_in_turn(tiny, tmp_path, capsys):
     run(replace(SMALL, what=["overhead"], out=str(tmp_path)))
     (path,) = tmp_path.glob("*.json")

@@ -80,7 +80,9 @@ def test_the_resident_data_set_is_stated_beside_the_peak(peaks):
 RAMP = "bdia gamma@stack.gamma=ramp stack.gamma.every=4"  # 10 passes: +-1/32, then +-1/16, then +-1/8
 
 
-@pytest.mark.parametrize("stack", ["standard", RAMP, "revvit"])
+@pytest.mark.parametrize(
+    "stack", [RAMP, *(pytest.param(name, marks=pytest.mark.slow) for name in ("standard", "revvit"))]
+)
 def test_measuring_and_drawing_its_curves_does_not_change_a_bit_of_the_training(tiny, stack, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     measured, bare = (

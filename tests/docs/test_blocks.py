@@ -54,6 +54,7 @@ def test_the_page_for_own_models_has_the_code_of_the_readme(words):
     assert without_comments(block("docs/own-model.md", words)) == without_comments(block("README.md", words))
 
 
+@pytest.mark.slow
 def test_the_block_for_timm_trains_and_its_weights_load_into_timm(one_thread, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = '"vit_tiny_patch16_224", img_size=32, depth=3, num_classes=5'

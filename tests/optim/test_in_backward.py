@@ -23,7 +23,8 @@ MODELS = {
     "gpt2, tied": ("data=pydoc model=gpt2_demo", 12),
     "translation": ("data=numbers model=seq2seq_demo", 12),
 }
-FAST = ("bdia", "checkpoint")  # the other stacks are tried in the slow tests
+FAST = {("gpt2, tied", "bdia"), ("vit", "checkpoint")}  # the other pairs are tried in the slow tests
+PAIRS = [(model, row.name) for model in MODELS for row in STACKS]
 OPTIMIZERS = {
     "SetAdam": SetAdam,
     "AdamW": torch.optim.AdamW,
@@ -66,9 +67,8 @@ def take_steps(workload, steps, first=0):
         scheduler.step()
 
 
-@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(
-    "stack", [pytest.param(row.name, marks=[pytest.mark.slow] * (row.name not in FAST)) for row in STACKS]
+    ("model", "stack"), [pytest.param(*pair, marks=[pytest.mark.slow] * (pair not in FAST)) for pair in PAIRS]
 )
 def test_weights_after_20_steps_equal_those_of_the_ordinary_loop(model, stack):
     more = ["stack.keep=0"] if "keep" in compose([f"stack={stack}"]).stack else []

@@ -46,7 +46,7 @@ def make_step(model, batch=16):
     return TrainingStep(model, optimizer, [x], run)
 
 
-@pytest.mark.parametrize("stack", [BdiaStack, CheckpointStack])
+@pytest.mark.parametrize("stack", [BdiaStack, pytest.param(CheckpointStack, marks=pytest.mark.slow)])
 def test_what_is_chosen_fits_as_measured_and_one_more_block_does_not(stack, one_thread):
     model = stack(blocks(), memory_budget=0.6)
     fit = fit_to_memory(model, make_step)
@@ -58,6 +58,7 @@ def test_what_is_chosen_fits_as_measured_and_one_more_block_does_not(stack, one_
     assert peaks[model.keep] <= fit.budget < peaks[model.keep + 1]
 
 
+@pytest.mark.slow
 def test_a_larger_budget_keeps_more_blocks_and_weights_gradients_and_random_state_are_left_as_they_were():
     model = BdiaStack(blocks())
     before = copy.deepcopy(model.state_dict())
@@ -70,6 +71,7 @@ def test_a_larger_budget_keeps_more_blocks_and_weights_gradients_and_random_stat
     assert all(p.grad is None and type(p) is nn.Parameter for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_several_stacks_keep_the_same_number_as_far_as_they_go():
     model = TwoStacks()
     fit = fit_to_memory(model, make_step, 0.85)
@@ -78,6 +80,7 @@ def test_several_stacks_keep_the_same_number_as_far_as_they_go():
     assert fit.kept_blocks == model.long.keep + 2
 
 
+@pytest.mark.slow
 def test_what_lies_beside_the_step_is_taken_off_the_budget():
     alone = fit_to_memory(BdiaStack(blocks()), make_step, "4MiB").kept_blocks
     beside = fit_to_memory(BdiaStack(blocks()), make_step, "4MiB", reserved=2**20).kept_blocks
@@ -171,6 +174,7 @@ def test_a_budget_changes_no_bit_of_a_run(run, kind):
     assert other.final("peak_allocated") > record.final("peak_allocated")
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_in_a_runs_budget(run):
     more = [
         "stack=bdia",

@@ -43,7 +43,7 @@ def logits(net, batch):
         return net(*(tensor[:, :8] for tensor in batch if tensor.ndim == 2))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("translation", marks=pytest.mark.slow), "language model"])
 def test_an_interrupted_and_resumed_run_ends_with_the_bits_of_the_uninterrupted_run(
     kind, tiny_text, add_callbacks, tmp_path
 ):
@@ -138,6 +138,7 @@ def test_a_language_models_record_holds_perplexities_the_exp_of_the_loss(tiny_te
     assert record.final("reconstruction_error") == 0
 
 
+@pytest.mark.slow
 def test_what_the_loss_head_holds_at_the_peak_is_recorded_and_shrinks_with_its_chunks(tiny_text):
     whole, chunked = (
         train(tiny_text("language model", "trainer.max_epochs=1", f"model.net.loss_chunk={chunk}", "stack=bdia"))

@@ -146,7 +146,7 @@ def test_a_proxy_that_hangs_is_no_obstacle(own_environment, silent_server):
     assert choose_mode()[0] == "offline"
 
 
-@pytest.mark.parametrize("where", ["closed port", "silent server"])
+@pytest.mark.parametrize("where", ["closed port", pytest.param("silent server", marks=pytest.mark.slow)])
 def test_a_run_with_a_key_and_no_network_trains_to_its_end_offline(tiny, own_environment, silent_server, where, caplog):
     own_environment.setattr(wandb_mode, "SECONDS", 0.3)
     own_environment.setenv("WANDB_BASE_URL", silent_server if where == "silent server" else closed_port())

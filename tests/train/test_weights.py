@@ -246,7 +246,7 @@ def test_a_run_without_the_node_is_recorded_as_before(places):
     assert "weights" not in bdia.train.job.recorded_config(cfg) and find_weights(cfg, None) is cfg
 
 
-@pytest.mark.parametrize("stack", ["standard", "bdia_pretrained"])
+@pytest.mark.parametrize("stack", [pytest.param("standard", marks=pytest.mark.slow), "bdia_pretrained"])
 def test_what_was_fine_tuned_is_exported_with_its_metric(small, stack, tmp_path):
     import torch.nn.functional as F
 
