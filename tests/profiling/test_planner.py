@@ -46,10 +46,10 @@ def test_the_largest_batch_and_depth_fit_as_measured_and_the_next_do_not(plan, r
     assert measured(16, stack.largest_depth, *small) <= plan.memory < measured(16, stack.largest_depth + 1, *small)
 
 
-def test_beyond_so_many_blocks_the_depth_lies_on_the_line(plan, monkeypatch):
+def test_of_a_stack_whose_blocks_are_not_alike_a_large_depth_lies_on_a_line(plan, monkeypatch):
     monkeypatch.setattr(bdia.profiling.planner, "TRACED_BLOCKS", 5)
-    found = Planner((*SMALL, "stack=bdia", "stack.keep=1"), 16, depth=4).plan(plan.memory).stacks[1]
-    traced = by_name(plan.stacks)["bdia keep 1"]
+    found = Planner((*SMALL, "stack=checkpoint_two_level"), 16, depth=4).plan(plan.memory).stacks[1]
+    traced = by_name(plan.stacks)["checkpoint_two_level"]
     assert (found.depth_is_traced, traced.depth_is_traced) == (False, True)
     assert found.largest_depth == pytest.approx(traced.largest_depth, abs=1)
 

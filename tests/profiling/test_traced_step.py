@@ -1,6 +1,7 @@
 """A traced step against the same step measured, and what tracing must not touch."""
 
 import doctest
+import functools
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import bdia.profiling.traced_step
 from bdia.build import compose
 from bdia.models.dropout import Dropout
+from bdia.optim import in_backward
 from bdia.profiling.traced_step import TrainingStep, fake_tensors, trace_step
 from bdia.profiling.workload import build_workload
 from bdia.reversible import BdiaStack
@@ -151,6 +153,15 @@ def test_a_parameter_without_a_gradient_has_no_optimizer_state():
 def test_the_optimizers_state_counts_from_the_beginning_of_the_step(optimizer, rows, one_thread):
     found = trace_step(lambda: mlp_step(optimizer=optimizer, rows=rows))
     assert found.peak == pytest.approx(measured_peak(mlp_step(optimizer=optimizer, rows=rows)).peak, rel=0.001)
+
+
+@pytest.mark.parametrize("rows", [(8,), (4096,)])
+def test_an_optimizer_that_steps_in_backward_has_its_state_once_and_one_gradient_at_a_time(rows, one_thread):
+    optimizer = functools.partial(in_backward, make=torch.optim.AdamW)
+    found = trace_step(lambda: mlp_step(optimizer=optimizer, rows=rows))
+    meter = measured_peak(mlp_step(optimizer=optimizer, rows=rows))
+    assert found.peak == pytest.approx(meter.peak, rel=0.001)
+    assert found.gradients <= 4 * 64 * 64
 
 
 def test_gradients_that_accumulate_are_there_all_the_time():

@@ -1,16 +1,16 @@
 """What every stack needs for one training step of a config, and what to do with a given amount of memory."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from omegaconf import DictConfig, open_dict
-
 from bdia import BdiaError, InvalidValueError
-from bdia.build import compose, kind_of_model
+from bdia.build import kind_of_model
+from bdia.profiling.config_steps import ConfigSteps
+from bdia.profiling.moments import StepCost
 from bdia.profiling.search import largest_that_fits
 from bdia.profiling.sizes import format_bytes
-from bdia.profiling.traced_step import StepCost, TrainingStep, trace_step
-from bdia.profiling.workload import NUM_CLASSES, VOCAB_SIZE, build_workload
+from bdia.profiling.workload import NUM_CLASSES, VOCAB_SIZE
 from bdia.reversible import BlockStack
 from bdia.reversible.stacks import registry
 
@@ -20,7 +20,8 @@ STACKS = {  # what is planned, by name: overrides
     for keep, overrides in row.compared()
 }
 STANDARD = (registry.STANDARD.override,)
-TRACED_BLOCKS = 96  # a trace takes about a tenth of a second a block
+CLOSE = 1 / 4  # of a batch: so far lines are continued
+TRACED_BLOCKS = 16  # of a stack whose blocks are not alike; a trace takes about a tenth of a second a block
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class StackPlan:
         held_per_block: bytes of activations that a further block holds between forward and backward.
         largest_batch, largest_depth: that fit into the memory given (0: none), the other one as asked for; None
             where no memory was given.
-        depth_is_traced: True if this depth and the next were traced; False if extrapolated.
+        depth_is_traced: False if the depth lies on a line through smaller ones, as that of a stack whose blocks are not
+            alike may.
     """
 
     name: str
@@ -105,41 +107,22 @@ class Planner:
         self.overrides = tuple(o for o in overrides if o not in self.stack_overrides)
         self.batch, self.tokens, self.depth = batch, tokens, depth
         self.num_classes, self.vocab_size, self.device = num_classes, vocab_size, device
-        self.costs: dict[tuple, StepCost] = {}
-        self.configs: dict[tuple[str, ...], DictConfig] = {}
-        self.cfg = self._config(STANDARD, depth)
-        self.standard = self.cost(STANDARD)
+        self.steps = ConfigSteps(self.overrides, tokens, num_classes, vocab_size, device)
+        self.cfg = self.steps.config(STANDARD, depth)
+        self.workload = self.steps.workload(STANDARD, batch, depth)
         net = self.workload.task.net
         self.blocks = tuple(len(module) for module in net.modules() if isinstance(module, BlockStack))
         self.parameters = sum(p.numel() for p in net.parameters())
-        if len(set(self.blocks)) == 1:
-            self.depth = self.blocks[0]
-            self.costs[STANDARD, batch, self.depth] = self.standard
+        self.depth = self.blocks[0] if len(set(self.blocks)) == 1 else None
+        self.standard = self.cost(STANDARD)
 
     def cost(self, stack: tuple[str, ...], batch: int | None = None, depth: int | None = None) -> StepCost:
         """Return what a step costs; None takes the batch and depth asked for."""
-        key = stack, batch or self.batch, depth or self.depth
-        if key not in self.costs:
-            self.costs[key] = trace_step(lambda: self._step(*key), self.device)
-        return self.costs[key]
+        return self.steps.cost(stack, batch or self.batch, self._depths(depth))
 
-    def _step(self, stack: tuple[str, ...], batch: int, depth: int | None) -> TrainingStep:
-        cfg = self._config(stack, depth)
-        work = self.workload = build_workload(cfg, batch, self.tokens, "cpu", self.num_classes, self.vocab_size)
-        return TrainingStep(work.task, work.optimizer, work.batch, work.step)
-
-    def _config(self, stack: tuple[str, ...], depth: int | None) -> DictConfig:
-        if stack not in self.configs:
-            self.configs[stack] = compose([*self.overrides, *stack])
-        cfg = self.configs[stack].copy()
-        net = cfg.model.net
-        if "weights" in net:
-            net.weights = None  # what they are makes no difference
-        if depth is not None:
-            keys = [key for key in ("depth", "encoder_depth", "decoder_depth") if key in net] or ["depth"]
-            with open_dict(net):
-                net.update(dict.fromkeys(keys, depth))
-        return cfg
+    def _depths(self, depth: int | None) -> tuple[int, ...]:
+        depth = depth or self.depth
+        return (depth,) * len(self.blocks) if depth else self.blocks
 
     def plan(self, memory: int | None = None) -> Plan:
         """Return every stack's costs; with bytes of memory, what fits and what to choose.
@@ -178,16 +161,44 @@ class Planner:
         plan = StackPlan(name, overrides, cost, cost.flops / self.standard.flops, held)
         if memory is None:
             return plan
-        batch = largest_that_fits(lambda n: self.cost(overrides, batch=n).peak, memory, [self.batch])
-        deepest, traced = self._largest_depth(overrides, memory, [depth, other])
-        return replace(plan, largest_batch=batch, largest_depth=deepest, depth_is_traced=traced)
+        batch = self._largest_batch(overrides, memory)
+        deepest, planned = self._largest_depth(overrides, memory, [depth, other])
+        return replace(plan, largest_batch=batch, largest_depth=deepest, depth_is_traced=planned)
+
+    def _largest_batch(self, overrides: tuple[str, ...], memory: int) -> int:
+        """Return the largest batch that fits; it lies on lines through the batch asked for and a second one."""
+        cost = self.cost(overrides)
+        fixed = cost.parameters + cost.gradients + cost.optimizer
+        guess = max(1, int(self.batch * (memory - fixed) / (cost.peak - fixed)))
+        chunks = self._whole_chunks()
+        found, near = guess if chunks is None else self.batch + chunks, 0
+        while found and abs(found - near) > near * CLOSE:
+            near = found if found != self.batch else self.batch + 1
+            need = self.steps.by_batch(overrides, (self.batch, near), self._depths(None))
+            if need is None:
+                starts = sorted({self.batch, guess})
+                return largest_that_fits(lambda n: self.cost(overrides, batch=n).peak, memory, starts)
+            found = largest_that_fits(need, memory, sorted({self.batch, near}))
+            if chunks is not None:
+                return found
+        return found
+
+    def _whole_chunks(self) -> int | None:
+        """Return by how much a batch grows that adds whole chunks to the loss, None if the loss has no full ones.
+
+        From then on bytes stay on their lines, however large the batch.
+        """
+        chunk, tokens = self.cfg.model.net.get("loss_chunk"), self.workload.size // self.batch
+        return chunk // math.gcd(chunk, tokens) if chunk and self.workload.size >= 2 * chunk else None
 
     def _largest_depth(self, overrides: tuple[str, ...], memory: int, starts: list[int]) -> tuple[int, bool]:
-        """Return the largest depth that fits and whether it was traced; beyond TRACED_BLOCKS it is extrapolated."""
+        """Return the largest depth that fits, and False if it lies on a line through steps of at most TRACED_BLOCKS."""
 
         def need(depth: int) -> int:
             return self.cost(overrides, depth=depth).peak
 
+        if self.steps.alike(overrides):
+            return largest_that_fits(need, memory, starts), True
         most = max(TRACED_BLOCKS // len(self.blocks), *starts)
         deepest = largest_that_fits(need, memory, starts, most=most)
         if deepest < most:
@@ -204,7 +215,7 @@ class Planner:
         none = (*bdia, "stack.keep=0")
         batch = self.batch
         if self.cost(none).peak > memory:
-            batch = largest_that_fits(lambda n: self.cost(none, batch=n).peak, memory, [self.batch])
+            batch = self._largest_batch(none, memory)
         if not batch:
             raise InvalidValueError(
                 f"memory={format_bytes(memory)}: not even a batch of 1 fits, {' '.join(none)} needs "

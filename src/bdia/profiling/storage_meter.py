@@ -71,15 +71,19 @@ class StorageMeter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Run the operation, note its results, update the peak."""
-        results = func(*args, **(kwargs or {}))
-        for tensor in (results,) if isinstance(results, Tensor) else tree_leaves(results):
-            if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
+        results = self._noted(func, args, kwargs or {})
         if self.alive > self.peak:
             self.peak = self.alive
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             self.gradients_at_peak = sum(gradient.nbytes for gradient in gradients)
             self.owned_at_peak = self._owned(gradients)
+        return results
+
+    def _noted(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        results = func(*args, **kwargs)
+        for tensor in (results,) if isinstance(results, Tensor) else tree_leaves(results):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
         return results
 
     def _note(self, storage: UntypedStorage) -> None:

@@ -1,9 +1,9 @@
 """A training step traced on tensors without data: its peak memory and its arithmetic, before there is the hardware."""
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bdia import InvalidValueError
-from bdia.profiling.flops import count_flops
-from bdia.profiling.storage_meter import StorageMeter, optimizer_state
+from bdia.profiling.moments import Moments, Recorder, StepCost
+from bdia.profiling.storage_meter import optimizer_state
 
 DEVICES = ("cuda", "cpu")
 _RANGES = (torch.ops.aten.linspace, torch.ops.aten.arange)
@@ -44,29 +44,6 @@ class TrainingStep(NamedTuple):
     batch: Sequence[Tensor]
     run: Callable[[], object]
     accumulates: bool = False
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """Bytes at the moment of a step's peak, by category, and the step's arithmetic.
-
-    Args:
-        peak: the sum of the five categories.
-        parameters, gradients, optimizer: of the model; gradients are those alive at the peak.
-        activations: what is left: stored and recomputed activations, their gradients, temporaries, side information.
-        other: the batch and the model's buffers.
-        held: bytes of activations held when the backward pass begins.
-        flops: floating-point operations of matrix products, convolutions and attention; of nothing else.
-    """
-
-    peak: int
-    parameters: int
-    gradients: int
-    optimizer: int
-    activations: int
-    other: int
-    held: int
-    flops: int
 
 
 def trace_step(make_step: Callable[[], TrainingStep], device: str = "cpu") -> StepCost:
@@ -101,9 +78,25 @@ def trace_step(make_step: Callable[[], TrainingStep], device: str = "cpu") -> St
         >>> print(f"peak {cost.peak / 1e9:.1f} GB, of it parameters {cost.parameters / 1e9:.1f} GB")
         peak 51.2 GB, of it parameters 12.8 GB
     """
+    return trace_moments(make_step, device).cost()
+
+
+def trace_moments(make_step: Callable[[], TrainingStep], device: str = "cpu") -> Moments:
+    """Return what is alive after every operation of a step; arguments and errors are those of `trace_step`."""
+    with nothing_computed(device):
+        return _trace(make_step())
+
+
+@contextlib.contextmanager
+def nothing_computed(device: str) -> Iterator[None]:
+    """Inside, tensors have no data (`fake_tensors`) and torch's random state is left as it was.
+
+    Raises:
+        ValueError: another device; a tensor's value was asked for.
+    """
     with _random_state_kept(), fake_tensors(device):
         try:
-            return _trace(make_step())
+            yield
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise InvalidValueError(
                 f"the step asks for a tensor's value ({error}), and a traced step has none: build the model, the "
@@ -123,11 +116,16 @@ def fake_tensors(device: str = "cpu") -> Iterator[None]:
     """
     if device not in DEVICES:
         raise InvalidValueError(f"device={device}: wanted {' or '.join(DEVICES)}; set device")
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = _FakeMode(allow_non_fake_inputs=True)
     mode.planned_device = device
     with warnings.catch_warnings(), mode, _RealConstants():
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # deepcopy of one
         yield
+
+
+class _FakeMode(FakeTensorMode):
+    # Asked for every operation, and torch looks for the driver's library every time.
+    avoid_device_init = functools.cached_property(FakeTensorMode.avoid_device_init.fget)
 
 
 class _RealConstants(TorchDispatchMode):
@@ -147,50 +145,18 @@ def _only_real(args: tuple, kwargs: dict[str, Any]) -> bool:
     return bool(tensors) and not any(isinstance(tensor, FakeTensor) for tensor in tensors)
 
 
-class _Tracer(StorageMeter):
-    """The meter. It also counts FLOPs, and separates what precedes the optimizer's step from what follows."""
-
-    def __init__(self, known: Iterable[Tensor], parameters: Iterable[nn.Parameter]) -> None:
-        super().__init__(known, parameters)
-        self.before, self.held, self.flops, self.backward = self.alive, 0, 0, False
-        self.phases: list[tuple[int, int, int]] = []  # up to each optimizer step: peak, gradients at it, its state
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        backward = torch._C._current_graph_task_id() != -1
-        if backward and not self.backward:
-            self.held = max(self.held, self.alive - self.before)
-        self.backward = backward
-        results = super().__torch_dispatch__(func, types, args, kwargs)
-        self.flops += count_flops(func, args, kwargs or {}, results)
-        return results
-
-    def end_phase(self, optimizer: Optimizer, *_: Any) -> None:
-        self.phases.append((self.peak, self.gradients_at_peak, _bytes(optimizer_state(optimizer))))
-        self.peak = self.gradients_at_peak = 0
-
-
-def _trace(step: TrainingStep) -> StepCost:
-    """Take the step once. The optimizer makes its state in it, so that state is added to what was measured before."""
+def _trace(step: TrainingStep) -> Moments:
+    """Take the step once; the optimizer makes its state in it."""
     if step.accumulates:
         for p in step.model.parameters():
             p.grad = torch.zeros_like(p) if p.requires_grad else None
     gradients = [p.grad for p in step.model.parameters() if p.grad is not None]
     known = [*step.model.parameters(), *step.model.buffers(), *optimizer_state(step.optimizer), *step.batch, *gradients]
-    tracer = _Tracer(known, step.model.parameters())
-    hook = step.optimizer.register_step_pre_hook(tracer.end_phase)
-    with tracer:
+    recorder = Recorder(known, step.model.parameters())
+    with recorder:
         step.run()
-    hook.remove()
-    tracer.end_phase(step.optimizer)
-    state = _bytes(optimizer_state(step.optimizer))
-    peak, gradients = max((peak + state - made, gradients) for peak, gradients, made in tracer.phases)
-    sizes = {
-        "parameters": _bytes(step.model.parameters()),
-        "gradients": gradients,
-        "optimizer": state,
-        "other": _bytes([*step.batch, *step.model.buffers()]),
-    }
-    return StepCost(peak, activations=peak - sum(sizes.values()), held=tracer.held, flops=tracer.flops, **sizes)
+    other = _bytes([*step.batch, *step.model.buffers()])
+    return recorder.finished(_bytes(step.model.parameters()), other, optimizer_state(step.optimizer))
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

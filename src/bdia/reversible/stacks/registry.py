@@ -21,6 +21,7 @@ class StackRow(NamedTuple):
         keeps: the values of `stack.keep` that the bench and the planner compare. Empty: they compare the stack with
             the settings of its YAML file.
         memory_budget: whether `stack.memory_budget` may choose the stack's `keep`.
+        alike: whether all blocks of a stack without `keep` are treated in the same way.
     """
 
     name: str
@@ -31,6 +32,7 @@ class StackRow(NamedTuple):
     step_time: float = 4 / 3
     keeps: tuple[int, ...] = ()
     memory_budget: bool = False
+    alike: bool = True
 
     @property
     def override(self) -> str:
@@ -46,15 +48,17 @@ class StackRow(NamedTuple):
 
 # The colours are Okabe and Ito's, which are told apart with any colour vision.
 STANDARD = StackRow("standard", "StandardStack", "standard", "standard", "#0072B2", step_time=1.0)
+TWO_LEVEL = StackRow(
+    "checkpoint_two_level", "TwoLevelCheckpointStack", "checkpoint", "two-level checkpointing", "#56B4E9", 5 / 3,
+    alike=False,
+)  # fmt: skip
 REVVIT = StackRow("revvit", "RevVitStack", "revvit", "RevViT", "#CC79A7")
 BDIA = StackRow("bdia", "BdiaStack", "bdia", "BDIA", "#D55E00", keeps=(0, 1), memory_budget=True)
 
 STACKS = (  # in the order of tables and legends
     STANDARD,
     StackRow("checkpoint", "CheckpointStack", "checkpoint", "checkpointing", "#009E73", keeps=(1,), memory_budget=True),
-    StackRow(
-        "checkpoint_two_level", "TwoLevelCheckpointStack", "checkpoint", "two-level checkpointing", "#56B4E9", 5 / 3
-    ),
+    TWO_LEVEL,
     REVVIT,
     BDIA,
 )
