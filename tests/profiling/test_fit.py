@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import bdia
 import bdia.profiling.fit
 from bdia.profiling import fit_to_memory
 from bdia.profiling.traced_step import TrainingStep
@@ -56,6 +57,23 @@ def test_what_is_chosen_fits_as_measured_and_one_more_block_does_not(stack, one_
     peaks = {keep: measured_peak(make_step(stack(blocks(), keep=keep))).peak for keep in (model.keep, model.keep + 1)}
     assert fit.cost.peak == pytest.approx(peaks[model.keep], rel=0.001)
     assert peaks[model.keep] <= fit.budget < peaks[model.keep + 1]
+
+
+def converted(keep=0):
+    model = nn.TransformerEncoder(blocks(1)[0], DEPTH, enable_nested_tensor=False)
+    bdia.convert(model, keep=keep)
+    return model
+
+
+def test_a_converted_models_layers_keep_what_fits_as_measured_and_one_more_does_not(one_thread):
+    model, standard = converted(), converted()
+    fit = fit_to_memory(model, make_step, 0.6)
+    bdia.revert(standard)
+    assert fit.budget == pytest.approx(0.6 * measured_peak(make_step(standard)).peak, rel=0.001)
+    peaks = [measured_peak(make_step(converted(keep))).peak for keep in (fit.kept_blocks, fit.kept_blocks + 1)]
+    assert 0 < fit.kept_blocks < DEPTH and peaks[0] <= fit.budget < peaks[1]
+    assert fit.cost.peak == pytest.approx(peaks[0], rel=0.001)
+    assert measured_peak(make_step(model)).peak == peaks[0]
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,7 +13,9 @@ from bdia import InvalidValueError, reversible
 from bdia.profiling.search import largest_that_fits
 from bdia.profiling.sizes import format_bytes, read_memory
 from bdia.profiling.traced_step import StepCost, TrainingStep, trace_step
-from bdia.reversible import StandardStack
+from bdia.reversible import StandardStack, revert
+from bdia.reversible.stacks.convert import ConvertedChain
+from bdia.reversible.stacks.engage import engaged
 from bdia.reversible.stacks.registry import STACKS
 
 KEY = "stack.memory_budget"
@@ -40,7 +42,9 @@ def fit_to_memory(
     reserved: int = 0,
     device: str | None = None,
 ) -> Fit:
-    """Set `keep` of the model's stacks to the largest number of trailing blocks with which a training step fits.
+    """Set `keep` to the largest number of trailing blocks with which a training step fits.
+
+    It is set on the model's stacks, or on the chains of a model that `bdia.convert` has converted.
 
     The step is traced on a copy of the model without data, for a few values of `keep`: nothing is computed, the model's
     weights and torch's random state stay as they are. A model with several stacks (encoder and decoder) gets the same
@@ -48,7 +52,7 @@ def fit_to_memory(
     budget below the card's memory by that much.
 
     Args:
-        model: holds stacks that take a memory budget (BdiaStack, CheckpointStack).
+        model: holds stacks that take a memory budget (BdiaStack, CheckpointStack), or is converted.
         make_step: called with a copy of the model, makes an optimizer and the largest batch of the training, and
             returns them with the step.
         budget: peak of the whole step, e.g. "12GiB", or a fraction, e.g. 0.5, of the standard stack's; None takes the
@@ -76,11 +80,14 @@ def fit_to_memory(
         >>> model.keep == fit.kept_blocks, 0 < fit.kept_blocks < 12, fit.cost.peak <= fit.budget
         (True, True, True)
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, STACK_CLASSES)]
-    stacks = [model.get_submodule(name) for name in names]
+    names = _places(model)
+    stacks = [_chain(model, name) for name in names]
     if not stacks:
         known = " or ".join(row.name for row in BUDGETED)
-        raise InvalidValueError(f"{type(model).__name__} holds no stack that keeps blocks: set stack={known}")
+        raise InvalidValueError(
+            f"{type(model).__name__} holds no stack that keeps blocks, and is not converted: set stack={known}, or "
+            "call bdia.convert"
+        )
     device = device or next(model.parameters()).device.type
     value = stacks[0].memory_budget if budget is None else budget
     if value is None:
@@ -94,7 +101,7 @@ def fit_to_memory(
         costs[keep] = _cost(model, make_step, _keeping(names, keep), device)
         return costs[keep].peak + reserved
 
-    keep = largest_that_fits(need, wanted, starts=[1], least=0, most=max(map(len, stacks)))
+    keep = largest_that_fits(need, wanted, starts=[1], least=0, most=max(map(_length, stacks)))
     if keep < 0:
         least = min(costs, key=lambda keep: costs[keep].peak)
         raise InvalidValueError(
@@ -103,8 +110,31 @@ def fit_to_memory(
             "batch (data.batch_size, data.token_budget) or a smaller model"
         )
     for stack in stacks:
-        stack.keep, stack.memory_budget = min(keep, len(stack)), None
+        stack.keep, stack.memory_budget = min(keep, _length(stack)), None
     return Fit(sum(stack.keep for stack in stacks), costs[keep], wanted)
+
+
+def _places(model: nn.Module) -> list[str]:
+    """Return the names of the stacks, and of the first layer of each converted chain."""
+    found: dict[int, str] = {}
+    for name, module in model.named_modules():
+        forward = engaged(module)
+        if isinstance(module, STACK_CLASSES):
+            found[id(module)] = name
+        elif forward is not None and isinstance(forward.owner, ConvertedChain):
+            found.setdefault(id(forward.owner), name)
+    return list(found.values())
+
+
+def _chain(model: nn.Module, name: str) -> Any:
+    """Return the stack of this name, or the chain of the layer of this name."""
+    module = model.get_submodule(name)
+    forward = engaged(module)
+    return module if isinstance(module, STACK_CLASSES) or forward is None else forward.owner
+
+
+def _length(chain: Any) -> int:
+    return chain.layers if isinstance(chain, ConvertedChain) else len(chain)
 
 
 def _cost(
@@ -119,8 +149,8 @@ def _cost(
 def _keeping(names: list[str], keep: int) -> Callable[[nn.Module], nn.Module]:
     def change(model: nn.Module) -> nn.Module:
         for name in names:
-            stack = model.get_submodule(name)
-            stack.keep, stack.memory_budget = min(keep, len(stack)), None
+            chain = _chain(model, name)
+            chain.keep, chain.memory_budget = min(keep, _length(chain)), None
         return model
 
     return change
@@ -129,6 +159,9 @@ def _keeping(names: list[str], keep: int) -> Callable[[nn.Module], nn.Module]:
 def _standard(names: list[str]) -> Callable[[nn.Module], nn.Module]:
     def change(model: nn.Module) -> nn.Module:
         for name in names:
+            if not isinstance(model.get_submodule(name), STACK_CLASSES):
+                revert(model)
+                return model
             stack = StandardStack(list(model.get_submodule(name)))
             if not name:
                 return stack
