@@ -5,6 +5,7 @@ Usage: bdia study name=... [key=value ...]
   name=reconstruction   error of the rebuilt stream, block by block, in float and on the grid (the paper's Fig. 2)
   name=inference        trained image classifiers: constant gamma (Fig. 1), grids, corruptions, random paths
   name=whole_step       peak memory and time of a whole step, with and without stepping weights in backward
+  name=equal_memory     time against memory of a whole step: BDIA and checkpointing with more and more kept blocks
   out=                  folder of the record; empty: results/<name>
 
 Keys of reconstruction:
@@ -31,6 +32,11 @@ Keys of whole_step:
                                         host_in_backward, two_level_in_backward, bdia_in_backward,
                                         bdia_nested_in_backward
 
+Keys of equal_memory:
+  depths=[24,48,96] width=128 heads=4   blocks and size of the model
+  shares=[0,0.02,...,1] rounds=3        shares of the blocks that keep their activations; times of each point
+  model=, vocabulary=, batch=, tokens=, optimizer=: as of whole_step
+
 Examples:
   bdia study name=reconstruction
   bdia study name=reconstruction depths=[6] seeds=[0]
@@ -45,7 +51,7 @@ from bdia import InvalidValueError
 from bdia.cli.arguments import read_arguments
 from bdia.results.output import say_on_stderr
 
-NAMES = ("reconstruction", "inference", "whole_step")
+NAMES = ("reconstruction", "inference", "whole_step", "equal_memory")
 STUDIES = {name: f"bdia.bench.studies.{name}" for name in NAMES}
 
 

@@ -17,7 +17,7 @@ from bdia import InvalidValueError
 from bdia.bench.cell import share_weights
 from bdia.bench.memory import step_memory
 from bdia.bench.studies.host import inputs_on_host
-from bdia.bench.timing import interleave
+from bdia.bench.timing import Name, interleave
 from bdia.build import compose
 from bdia.profiling.sizes import MIB
 from bdia.profiling.workload import Workload, build_workload
@@ -98,23 +98,23 @@ def _rows(arguments: Arguments, depth: int) -> list[dict[str, Any]]:
             first = work
         elif IN_BACKWARD not in WAYS[name].overrides:  # a weight stepped by two optimizers' hooks would be two steps
             share_weights(first, work)
-        rows.append({"depth": depth, "way": name, "label": WAYS[name].label, **_memory(work, WAYS[name])})
+        rows.append({"depth": depth, "way": name, "label": WAYS[name].label, **memory(work, WAYS[name])})
         if not WAYS[name].on_host:
             steps[name] = work.step
-    for name, ms in _times(steps, arguments.rounds).items():
+    for name, ms in times(steps, arguments.rounds).items():
         next(row for row in rows if row["way"] == name)["rounds_ms"] = [round(time, 1) for time in ms]
     return rows
 
 
-def build(arguments: Arguments, overrides: Sequence[str], depth: int) -> Workload:
-    """Build one way's model, optimizer and made-up batch."""
+def build(arguments: Any, overrides: Sequence[str], depth: int) -> Workload:
+    """Build one way's model, optimizer and made-up batch; `arguments` has the sizes of `Arguments`."""
     sizes = {"width": arguments.width, "heads": arguments.heads, "depth": depth, "positions": arguments.tokens}
     choices = [f"model={arguments.model}", f"optimizer={arguments.optimizer}", "data=pydoc", *overrides]
     cfg = compose([*choices, *(f"model.net.{key}={value}" for key, value in sizes.items())])
     return build_workload(cfg, arguments.batch, arguments.tokens, vocab_size=arguments.vocabulary)
 
 
-def _memory(work: Workload, way: Way) -> dict[str, int]:
+def memory(work: Workload, way: Way) -> dict[str, int]:
     """Measure the second step, in which the optimizer's state exists."""
     with inputs_on_host(work.task, way.on_host) as host:
         work.step()
@@ -123,7 +123,13 @@ def _memory(work: Workload, way: Way) -> dict[str, int]:
     return {name: found[name] for name in names} | ({"on_host": host.bytes} if way.on_host else {})
 
 
-def _times(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def process_ms(step: Callable[[], object]) -> float:
+    """Return the process time of a step that was warmed up, in milliseconds."""
+    return times({"step": step}, 1)["step"][0]
+
+
+def times(steps: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, list[float]]:
+    """Return process times in milliseconds, the steps in turn; nothing where there are no rounds."""
     return interleave(steps, rounds, torch.device("cpu"), clock=time.process_time) if rounds else {}
 
 
