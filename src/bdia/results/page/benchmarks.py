@@ -3,7 +3,7 @@
 import json
 import logging
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,14 @@ import plotly.graph_objects as go
 from bdia.results.figures import OTHER_COLOUR
 from bdia.results.page.part import Part
 from bdia.results.page.plot import Plot, make_plot
+from bdia.results.page.step_studies import STUDIES, study_figure, study_table
 from bdia.results.statistics import NONE
 from bdia.results.tables import Table
 from bdia.reversible.stacks.registry import STACKS
 
 log = logging.getLogger("bdia")
 MIB = 2**20
-MOST_ROWS = 40  # of a table of any rows
-SKIPPED = {"overrides", "error", "status", "unit", "rounds_ms"}
-ANY_ROWS = ("whole_step", "length")  # folders of records that hold plain rows
+MOST_ROWS = 40  # of a table
 COLOURS = {row.name: row.colour for row in STACKS}
 LABELS = {row.name: row.label for row in STACKS}
 
@@ -44,7 +43,7 @@ def benchmarks(root: Path | str) -> list[Benchmark]:
     """Return what the newest records of every benchmark under `root` show; a file that can't be read is left out."""
     root = Path(root)
     readers = ((("depth/*",), _depth), (("bench",), _bench), (("gpu/*",), _gpu))
-    readers += tuple(((f"{name}/*", name), _any_rows) for name in ANY_ROWS)
+    readers += tuple(((f"{name}/*", name), _study) for name in STUDIES)
     found = []
     for patterns, read in readers:
         for folder in sorted(folder for pattern in patterns for folder in root.glob(pattern) if folder.is_dir()):
@@ -142,28 +141,7 @@ def _with_ratio(value: float, ratio: float | None) -> str:
     return f"{value:,.1f}" + (f" ({ratio:.2f}x)" if ratio else "")
 
 
-def _any_rows(record: Mapping[str, Any], source: str) -> list[Benchmark]:
-    """Show the plain values of any list of rows."""
-    rows: Sequence[Mapping[str, Any]] = record["rows"]
-    plain = [{key: value for key, value in row.items() if _is_plain(key, value)} for row in rows]
-    keys = [key for key in dict.fromkeys(key for row in plain for key in row) if _varies(key, plain)][:6]
-    cells = [[_text(row.get(key)) for key in keys] for row in plain[:MOST_ROWS]]
+def _study(record: Mapping[str, Any], source: str) -> list[Benchmark]:
+    table = study_table(record)
     title = str(record.get("title") or record.get("study") or source.partition("/")[0]).replace("_", " ").capitalize()
-    table = Table([key.replace("_", " ") for key in keys], cells)
-    return [Benchmark(title, table, None, f"{source}: {where(record)}")] if cells and keys else []
-
-
-def _is_plain(key: str, value: Any) -> bool:
-    return key not in SKIPPED and isinstance(value, str | int | float) and not isinstance(value, bool)
-
-
-def _varies(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    return len({row.get(key) for row in rows}) > 1
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return NONE
-    if isinstance(value, str):
-        return value
-    return f"{value / MIB:,.1f} Mi" if isinstance(value, int) and value > MIB else f"{value:,.5g}"
+    return [Benchmark(title, table, study_figure(record), f"{source}: {where(record)}")] if table.rows else []
