@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "models": {"reversible"},
     "tasks": {"data", "models", "optim", "reversible"},
     "build": {"data", "models", "results", "reversible", "tasks"},
-    "profiling": {"build", "data", "reversible", "tasks"},
+    "profiling": {"build", "data", "models", "reversible", "tasks"},
     "callbacks": {"profiling"},
     "train": {"build", "callbacks", "data", "models", "profiling", "results", "reversible", "tasks"},
     "bench": {"build", "callbacks", "data", "profiling", "results", "reversible"},

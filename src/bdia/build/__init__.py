@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -148,18 +148,18 @@ def build_task(
     """
     _check_fit(cfg)
     net = build_net(cfg, net_arguments)
-    optimizer, scheduler = (_built(part) for part in (_optimizer(cfg), cfg.scheduler))
+    optimizer, scheduler = build_optimizer(cfg), _built(cfg.scheduler)
     settings = {key: value for key, value in cfg.model.items() if key != "net"}
     task = _built(settings, _partial_=True)  # objects stay out of Hydra's hands
     return task(net=net, optimizer=optimizer, scheduler=scheduler, seed=cfg.seed, **(task_arguments or {}))
 
 
-def _optimizer(cfg: DictConfig) -> dict[str, Any]:
-    """Return the node that makes the optimizer from parameters."""
+def build_optimizer(cfg: DictConfig) -> Callable[..., Any]:
+    """Return what makes the optimizer from parameters."""
     node = OmegaConf.to_container(cfg.optimizer, resolve=True)
     if not node.pop("in_backward", False):
-        return node
-    return {"_target_": "bdia.optim.in_backward", "_partial_": True, "make": node}
+        return _built(node)
+    return _built({"_target_": "bdia.optim.in_backward", "_partial_": True, "make": node})
 
 
 def kind_of_model(cfg: DictConfig) -> str:

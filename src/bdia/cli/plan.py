@@ -1,8 +1,9 @@
 """Say what memory a training step takes, with every stack, before it runs and without the hardware.
 
 Usage: bdia plan model=vit_paper batch=128 [memory=24GiB] [key=value ...]
+       bdia plan model=hf hf.config=llama [hf.hidden_size=2048 ...] [key=value ...]
 
-  model=           a file of configs/model
+  model=           a file of configs/model, or hf
   batch=           images, texts or sentence pairs in a step
   tokens=          length of a text, or of source and target of a pair; default: the model's positions
   depth=           blocks (encoder-decoder: of each half); default: the model's
@@ -17,6 +18,16 @@ Usage: bdia plan model=vit_paper batch=128 [memory=24GiB] [key=value ...]
                    any other choice of configs/train.yaml; if you choose a stack, only it and the standard one
                    are planned
 
+model=hf plans a language model of Hugging Face from its configuration; nothing is downloaded. It prints the longest
+text that fits with transformers' own training, with its activation checkpointing, and with BDIA (`bdia.convert`).
+  hf.config=       a config.json, a folder that holds one, or a family whose sizes you give: llama, qwen, gpt2
+  hf.KEY=          a key of that configuration: hf.hidden_size=2048 hf.num_hidden_layers=24
+  batch=1 tokens=4096 depth= device=cuda out=   as above
+  memory=[24GiB,80GiB]   one amount or several
+  precision=bf16-true    weights in bf16; or 32-true, or bf16-mixed
+  loss_chunk=1024  tokens whose logits are made at once; null: the model's own loss, which makes all of them
+  optimizer=adamw optimizer.in_backward=true     a file of configs/optimizer and its keys
+
 The step is traced with tensors that have a size and no data. Not in the peak: the CUDA context (some 0.5 GiB), the
 workspaces of cuBLAS and cuDNN, temporaries inside one operation, the allocator's fragmentation. FLOPs are those of the
 step's matrix products, convolutions and attention: no time is predicted.
@@ -24,6 +35,8 @@ step's matrix products, convolutions and attention: no time is predicted.
 Examples:
   bdia plan model=vit_large batch=64 precision=bf16-mixed optimizer=adamw memory=24GiB
   bdia plan model=gpt2_paper batch=8 depth=24 stack=bdia stack.keep=4
+  bdia plan model=hf hf.config=qwen hf.hidden_size=1024 hf.num_hidden_layers=28 hf.intermediate_size=3072 \
+    optimizer=adamw optimizer.in_backward=true
 """
 
 from __future__ import annotations
@@ -36,12 +49,15 @@ from typing import TYPE_CHECKING
 
 from bdia import InvalidValueError
 from bdia.cli.arguments import MISSING, read_arguments
+from bdia.cli.plan_hf import HfArguments, hf_in_text, make_hf_plan
 from bdia.profiling.sizes import CATEGORIES, format_bytes, read_memory
 
 if TYPE_CHECKING:
+    from bdia.profiling.hf_plan import HfPlan
     from bdia.profiling.planner import Plan, StackPlan
 
 SCHEMA = 1  # of the JSON
+HF = "model=hf"
 
 
 @dataclass
@@ -118,7 +134,7 @@ def _row(stack: StackPlan, memory: int | None) -> list[str]:
     return [stack.name, *sizes, f"{stack.relative_flops:.2f}", format_bytes(stack.held_per_block), *fitting]
 
 
-def write_plan(plan: Plan, path: Path) -> None:
+def write_plan(plan: Plan | HfPlan, path: Path) -> None:
     """Write the plan as JSON, after the commit and the version of torch that made it."""
     import json
     from datetime import UTC, datetime
@@ -136,10 +152,12 @@ def write_plan(plan: Plan, path: Path) -> None:
 
 def run(argv: Sequence[str]) -> None:
     """Print the plan, and write it where asked to."""
-    own = {field.name for field in dataclasses.fields(Arguments)}
+    hf = HF in argv
+    own = {field.name for field in dataclasses.fields(HfArguments if hf else Arguments)}
     ours = [word for word in argv if word.partition("=")[0] in own]
-    arguments = read_arguments(Arguments(), ours)
-    plan = make_plan([word for word in argv if word not in ours], arguments)
+    others = [word for word in argv if word not in ours and word != HF]
+    arguments = read_arguments(HfArguments() if hf else Arguments(), ours)
+    plan = make_hf_plan(others, arguments) if hf else make_plan(others, arguments)
     if arguments.out:
         write_plan(plan, Path(arguments.out))
-    print(in_text(plan))
+    print(hf_in_text(plan) if hf else in_text(plan))

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from bdia import InvalidValueError
 from bdia.profiling.moments import Moments, Recorder, StepCost
-from bdia.profiling.storage_meter import optimizer_state
+from bdia.profiling.storage_meter import StorageMeter, optimizer_state
 
 DEVICES = ("cuda", "cpu")
 _RANGES = (torch.ops.aten.linspace, torch.ops.aten.arange)
@@ -85,6 +85,16 @@ def trace_moments(make_step: Callable[[], TrainingStep], device: str = "cpu") ->
     """Return what is alive after every operation of a step; arguments and errors are those of `trace_step`."""
     with nothing_computed(device):
         return _trace(make_step())
+
+
+def measured_peak(step: TrainingStep) -> StorageMeter:
+    """Take the step twice for real, and return the meter of the second: what `trace_step` predicts."""
+    step.run()
+    known = [*step.model.parameters(), *step.model.buffers(), *optimizer_state(step.optimizer), *step.batch]
+    meter = StorageMeter(known, step.model.parameters())
+    with meter:
+        step.run()
+    return meter
 
 
 @contextlib.contextmanager
