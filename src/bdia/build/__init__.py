@@ -116,8 +116,9 @@ def _check_stack(cfg: DictConfig) -> None:
             return self, self
 
     stack = cfg.copy().stack  # it still knows its config, for ${model.net.depth}
-    if "nested" in stack:
-        stack.nested = []  # names submodules of the model's own blocks
+    for key, nothing in (("nested", []), ("tile", None)):  # they name submodules of the model's own blocks
+        if key in stack:
+            stack[key] = nothing
     depths = [cfg.model.net[key] for key in ("depth", "encoder_depth", "decoder_depth") if key in cfg.model.net]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself warns

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdia import InvalidValueError
+from bdia import InvalidValueError, UnsupportedError
 from bdia.models.dropout import Dropout
+from bdia.models.heads import in_head_groups
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, tokens, D / H)
 
@@ -59,9 +60,12 @@ class _Attention(nn.Module):
         return x.unflatten(2, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
-        rate = self.attention_dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate, is_causal=is_causal)
+        out = self._mix(q, k, v, mask, is_causal)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
+        rate = self.attention_dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate, is_causal=is_causal)
 
 
 class SelfAttention(_Attention):
@@ -101,6 +105,25 @@ class SelfAttention(_Attention):
             return self._attend(q, k, v, None, is_causal=True)
         seen = torch.ones(new, known, dtype=torch.bool, device=x.device).tril(known - new)
         return self._attend(q, k, v, seen, is_causal=False)
+
+    def forward_in_parts(
+        self,
+        parts: int,
+        run: Callable[..., Tensor],
+        x: Tensor,
+        mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Compute `forward` without a cache in `parts` groups of heads, for `stack.tile`; see `in_head_groups`.
+
+        Raises:
+            RuntimeError: there is a cache.
+        """
+        if cache is not None:
+            raise UnsupportedError("tile: attention with a cache cannot run in groups of heads: generate in eval()")
+        masks = None if self.causal else mask
+        out = in_head_groups(self._mix, self.qkv, self.heads, parts, run, x, masks, self.causal)
+        return self.proj_drop(self.proj(out))
 
 
 class CrossAttention(_Attention):

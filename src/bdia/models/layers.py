@@ -7,12 +7,14 @@ B batch, C channels, T tokens, D width, H heads, P patch side.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdia.models.dropout import Dropout
+from bdia.models.heads import in_head_groups
 
 # Amounts for F.pad (left, right, top, bottom) that move the image by one pixel: right, left, down, up.
 ONE_PIXEL_SHIFTS = ((1, -1, 0, 0), (-1, 1, 0, 0), (0, 0, 1, -1), (0, 0, -1, 1))
@@ -81,9 +83,16 @@ class LocalitySelfAttention(nn.Module):
         """Return the attention branch (B, T, D) of x (B, T, D); needs at least two tokens."""
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q = q * self.temperature.exp()
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=other_tokens(x), scale=1.0)
+        out = self._mix(q, k, v, other_tokens(x))
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+
+    def forward_in_parts(self, parts: int, run: Callable[..., Tensor], x: Tensor) -> Tensor:
+        """Compute `forward` in `parts` groups of heads, for `stack.tile`; see `in_head_groups`."""
+        out = in_head_groups(self._mix, self.qkv, self.num_heads, parts, run, x, other_tokens(x))
+        return self.proj_drop(self.proj(out))
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q * self.temperature.exp(), k, v, attn_mask=mask, scale=1.0)
 
 
 def reset_parts(model: nn.Module) -> None:

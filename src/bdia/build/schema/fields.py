@@ -61,6 +61,11 @@ def texts_by_name(kind: Kind) -> Kind:
     return Annotated[dict[str, kind], Field(strict=True, min_length=1, description=text)]
 
 
+def numbers_by_name(kind: Kind) -> Kind:
+    """A mapping from names to numbers of one kind; it may be empty."""
+    return Annotated[dict[str, kind], Field(strict=True, description=f"names with numbers, each {wanted_of(kind)}")]
+
+
 def wanted_of(kind: Kind) -> str:
     """Return what an error says was wanted."""
     kind = get_args(kind)[0] if get_origin(kind) is Required else kind

@@ -16,6 +16,7 @@ from bdia.build.schema.fields import (
     list_of,
     maybe,
     number,
+    numbers_by_name,
     one_of,
     texts_by_name,
     whole,
@@ -120,6 +121,7 @@ class Checkpoint(TypedDict, total=False):
     memory_budget: maybe(MEMORY)
     save: list_of(FILLED)
     nested: list_of(FILLED)
+    tile: maybe(numbers_by_name(SIZE))
 
 
 class Bdia(Checkpoint, total=False):
@@ -147,6 +149,8 @@ class RevVit(TypedDict, total=False):
     merge: one_of("concat", "mean")
     keep: KEEP
     verify: maybe(FLAG)
+    nested: list_of(FILLED)
+    tile: maybe(numbers_by_name(SIZE))
 
 
 class PatchEmbed(TypedDict, total=False):

@@ -3,16 +3,14 @@
 import contextlib
 import functools
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
-from torch.utils.checkpoint import checkpoint
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from bdia import InvalidValueError, UnsupportedError
 from bdia.reversible.engine.checks import own_state, tell
@@ -33,63 +31,6 @@ OPERATIONS = {
 BUFFER_ELEMENTS = 2**20
 Context = contextlib.AbstractContextManager[Any, Any]
 Contexts = tuple[Context, Context]
-
-
-@dataclass(frozen=True)
-class RecomputeSettings:
-    """What blocks keep for backward instead of being recomputed, and what is recomputed once more.
-
-    Args:
-        keep: number of trailing blocks that keep their activations (the last one's backward runs first anyway), or
-            the indices of the blocks that do.
-        memory_budget: peak memory of a whole training step that `keep` is to be chosen for, such as "12GiB", or a
-            fraction of the standard stack's; `bdia.profiling.fit_to_memory` does that before training.
-        save: kinds of operations ("attention", "matmul") whose outputs a recomputed block keeps.
-        nested: names of a block's submodules ("attn", "mlp") that are recomputed once more, one at a time, while the
-            block's gradients are computed: less memory than one whole block, for a second recomputation.
-    """
-
-    keep: int | Collection[int] = 1
-    memory_budget: str | float | None = None
-    save: Sequence[str] = ()
-    nested: Sequence[str] = ()
-
-    def checked(self, layers: Sequence[nn.Module], prefix: str = "stack.") -> "RecomputeSettings":
-        """Return the settings with `save` and `nested` as tuples.
-
-        Args:
-            layers: of the chain.
-            prefix: stands before a setting's name in messages: "stack." for config keys, "" for arguments.
-        Raises:
-            ValueError: no such block, operation or submodule.
-        """
-        kept_blocks(self.keep, len(layers), prefix)
-        saved_operations(self.save, prefix)
-        nested = check_nested(layers, self.nested, prefix)
-        return RecomputeSettings(self.keep, self.memory_budget, tuple(self.save), nested)
-
-
-def kept_blocks(keep: int | Collection[int], depth: int, prefix: str = "stack.") -> frozenset[int]:
-    """Return the indices of the blocks that keep their activations.
-
-    Args:
-        keep: number of trailing blocks (more than there are: all), or the indices themselves.
-        depth: number of blocks.
-        prefix: stands before the setting's name in messages, here and below.
-    Raises:
-        ValueError: a negative number, or an index of no block.
-    """
-    if isinstance(keep, int) and not isinstance(keep, bool) and keep >= 0:
-        return frozenset(range(max(0, depth - keep), depth))
-    if (
-        isinstance(keep, Collection)
-        and not isinstance(keep, str)
-        and all(type(k) is int and 0 <= k < depth for k in keep)
-    ):
-        return frozenset(keep)
-    raise InvalidValueError(
-        f"keep={keep!r}: wanted a number of blocks, or indices from 0 to {depth - 1}; set {prefix}keep"
-    )
 
 
 def saved_operations(names: Sequence[str], prefix: str = "stack.") -> list[Any]:
@@ -240,55 +181,3 @@ def _has_version(tensor: Tensor, version: int) -> bool:
 
 def _has_value(module: nn.Module, name: str, value: object) -> bool:
     return bool(module.__dict__.get(name) == value)
-
-
-def check_nested(blocks: Sequence[nn.Module], names: Sequence[str], prefix: str = "stack.") -> tuple[str, ...]:
-    """Return the names of submodules to be checkpointed once more inside a recomputed block.
-
-    Raises:
-        ValueError: a block has no such submodule; one of them lies in another, which already recomputes it.
-    """
-    for k, block in enumerate(blocks):
-        held = {name for name, _ in block.named_modules() if name}
-        if isinstance(names, str) or not set(names) <= held:
-            top = sorted(name for name in held if "." not in name)
-            raise InvalidValueError(
-                f"nested={names!r}: wanted a list of submodules of block {k}: {top}; set {prefix}nested"
-            )
-    for name in names:
-        if any(name.startswith(f"{other}.") for other in names):
-            raise InvalidValueError(
-                f"nested={names!r}: {name} lies in another of them: name only one; set {prefix}nested"
-            )
-    return tuple(dict.fromkeys(names))
-
-
-@contextlib.contextmanager
-def nested_checkpoints(block: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Checkpoint the named submodules of a block while this context lasts."""
-    modules = [block.get_submodule(name) for name in names] if torch.is_grad_enabled() else []
-    before = [module.__dict__.get("forward") for module in modules]
-    for module in modules:
-        module.forward = _checkpointed(module.forward)
-    try:
-        yield
-    finally:
-        for module, forward in zip(modules, before, strict=True):
-            del module.forward
-            if forward is not None:
-                module.forward = forward
-
-
-def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Checkpoint a function so that tensors among its keyword arguments are saved as its other tensors are."""
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        flat, spec = tree_flatten((args, kwargs))
-
-        def call(*leaves: Any) -> Any:
-            args, kwargs = tree_unflatten(list(leaves), spec)
-            return forward(*args, **kwargs)
-
-        return checkpoint(call, *flat, use_reentrant=False)
-
-    return run

@@ -16,7 +16,8 @@ from bdia import InvalidTypeError, InvalidValueError, UnsupportedError
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.kernels import KERNELS
 from bdia.reversible.engine.passes import PassLog
-from bdia.reversible.engine.recompute import RecomputeSettings, kept_blocks, nested_checkpoints
+from bdia.reversible.engine.settings import RecomputeSettings, kept_blocks
+from bdia.reversible.engine.submodules import changed_submodules
 from bdia.reversible.stacks.engage import engaged
 
 _calling = threading.local()
@@ -96,10 +97,12 @@ class Recomputation:
         prefix: stands before a setting's name in messages: "stack." for config keys, "" for arguments.
     """
 
+    token_dim = 1  # of the stream
+
     def __init__(self, layers: Sequence[nn.Module], settings: RecomputeSettings, prefix: str = "stack.") -> None:
         settings = settings.checked(layers, prefix)
         self.keep, self.memory_budget = settings.keep, settings.memory_budget
-        self.save, self.nested, self.prefix = settings.save, settings.nested, prefix
+        self.save, self.nested, self.tile, self.prefix = settings.save, settings.nested, settings.tile, prefix
 
     def kept(self, depth: int, training: bool = True) -> frozenset[int]:
         """Return the blocks of this forward that keep their activations; all where no gradient will flow.
@@ -125,18 +128,18 @@ class Recomputation:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Callable[[Tensor], Any]:
-        """Return x -> call(x, *args, **kwargs), with the nested submodules of a recomputed block checkpointed."""
-        nested = self.nested if recomputed else ()
+        """Return x -> call(x, *args, **kwargs), with its submodules checkpointed and in parts as the settings say."""
+        tile = self.tile if block.training else {}
 
         def run(x: Tensor) -> Any:
-            with calling_blocks(), nested_checkpoints(block, nested):
+            with calling_blocks(), changed_submodules(block, self.nested, tile, self.token_dim, recomputed):
                 return call(x, *args, **kwargs)
 
         return run
 
     def shown(self) -> str:
         """The settings, as a stack prints them."""
-        chosen = {"memory_budget": self.memory_budget, "save": self.save, "nested": self.nested}
+        chosen = {"memory_budget": self.memory_budget, "save": self.save, "nested": self.nested, "tile": self.tile}
         return ", ".join([f"keep={self.keep}", *(f"{name}={value!r}" for name, value in chosen.items() if value)])
 
 

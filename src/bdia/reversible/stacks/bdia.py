@@ -1,7 +1,7 @@
 """The BDIA update between blocks: settings, passes, and the stack. B batch, T tokens, D width, K blocks."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ from bdia.reversible.arithmetic.rules import BdiaRule, EulerRule, FloatBdiaRule,
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import Chain, OpenPass
 from bdia.reversible.engine.passes import PassLog, PassSettings
-from bdia.reversible.engine.recompute import RecomputeSettings, saved_operations
+from bdia.reversible.engine.recompute import saved_operations
+from bdia.reversible.engine.settings import RecomputeSettings
 from bdia.reversible.stacks.base import (
     BlockStack,
     LastForward,
@@ -70,6 +71,7 @@ class BdiaUpdates(Recomputation, LastForward):
         self.backward, self.eval_gamma = backward, _read_eval_gamma(eval_gamma, prefix)
         self.quantize_eval, self.verify, self.kernel = quantize_eval, verify, check_kernel(kernel, prefix)
         self.batch_dim, self.log = batch_dim, PassLog()
+        self.token_dim = 0 if batch_dim else 1
         self.chain = Chain(len(layers))
 
     def open_pass(self, x: Tensor, training: bool, dtype: torch.dtype = torch.float32, counts: bool = True) -> OpenPass:
@@ -206,6 +208,8 @@ class BdiaStack(BlockStack, BdiaUpdates):
             such as "12GiB", or a fraction of the standard stack's.
         save: kinds of operations ("attention", "matmul") whose outputs a recomputed block keeps.
         nested: submodules of a block ("attn", "mlp") that are recomputed once more, one at a time.
+        tile: submodules of a block that run in parts, {"mlp": 8}: one part's activations are alive at a time. Both
+            are told in full at `RecomputeSettings`.
     Raises:
         ValueError: the law has no inverse and backward is "reversible"; bits outside the grid's range.
         In forward or backward: GridOverflowError, ReversibilityError.
@@ -226,11 +230,12 @@ class BdiaStack(BlockStack, BdiaUpdates):
         memory_budget: str | float | None = None,
         save: Sequence[str] = (),
         nested: Sequence[str] = (),
+        tile: Mapping[str, int] | None = None,
     ) -> None:
         BlockStack.__init__(self, blocks)
         BdiaUpdates.__init__(
-            self, self.blocks, gamma, bits, RecomputeSettings(keep, memory_budget, save, nested), backward=backward,
-            eval_gamma=eval_gamma, quantize_eval=quantize_eval, verify=verify, kernel=kernel,
+            self, self.blocks, gamma, bits, RecomputeSettings(keep, memory_budget, save, nested, tile),
+            backward=backward, eval_gamma=eval_gamma, quantize_eval=quantize_eval, verify=verify, kernel=kernel,
         )  # fmt: skip
         guard_blocks(self.blocks, self.log.told)
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bdia import InvalidValueError, UnsupportedError
-from bdia.reversible.engine.recompute import Context, Contexts, RecomputeSettings, recompute_contexts, saved_operations
+from bdia.reversible.engine.recompute import Context, Contexts, recompute_contexts, saved_operations
+from bdia.reversible.engine.settings import RecomputeSettings
 from bdia.reversible.stacks.base import BlockStack, Recomputation
 
 
@@ -21,7 +22,7 @@ class CheckpointStack(BlockStack, Recomputation):
 
     Args:
         blocks: residual blocks.
-        keep, memory_budget, save, nested: what is kept and recomputed, as in `BdiaStack`.
+        keep, memory_budget, save, nested, tile: what is kept and recomputed, as in `BdiaStack`.
     """
 
     def __init__(
@@ -31,9 +32,10 @@ class CheckpointStack(BlockStack, Recomputation):
         memory_budget: str | float | None = None,
         save: Sequence[str] = (),
         nested: Sequence[str] = (),
+        tile: Mapping[str, int] | None = None,
     ) -> None:
         BlockStack.__init__(self, blocks)
-        Recomputation.__init__(self, self.blocks, RecomputeSettings(keep, memory_budget, save, nested))
+        Recomputation.__init__(self, self.blocks, RecomputeSettings(keep, memory_budget, save, nested, tile))
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:  # type: ignore[override] # more arguments
         """(B, T, D) -> (B, T, D)."""

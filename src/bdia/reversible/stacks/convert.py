@@ -16,7 +16,7 @@ from bdia import InvalidTypeError, InvalidValueError
 from bdia.reversible.arithmetic.gamma import GammaLaw, Growing, as_law
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import Chain
-from bdia.reversible.engine.recompute import RecomputeSettings
+from bdia.reversible.engine.settings import RecomputeSettings
 from bdia.reversible.stacks.adapters import ChainSpec
 from bdia.reversible.stacks.bdia import BdiaStack, BdiaUpdates
 from bdia.reversible.stacks.chains import find_chains
@@ -164,6 +164,7 @@ def convert(
     kernel: Literal["auto", "compiled", "eager", "triton"] = "auto",
     save: Sequence[str] = (),
     nested: Sequence[str] = (),
+    tile: Mapping[str, int] | None = None,
 ) -> Conversion:
     """Train the layers of a model through the BDIA update: reversibly, bit for bit. In place.
 
@@ -186,7 +187,7 @@ def convert(
         calibration: a batch for bits="auto": a mapping or tuple of the model's arguments, or its one argument. It runs
             once, in eval() and without gradients.
         batch_dim: the dimension of the stream that counts samples; None asks the modules (`batch_first`).
-        eval_gamma, quantize_eval, verify, kernel, save, nested: as in `BdiaStack`.
+        eval_gamma, quantize_eval, verify, kernel, save, nested, tile: as in `BdiaStack`.
     Returns:
         A report: chains, layers, bytes freed at the last input.
     Raises:
@@ -207,8 +208,8 @@ def convert(
     if any(isinstance(module, BdiaStack) for module in model.modules()):
         raise InvalidValueError(f"{type(model).__name__} holds a BdiaStack, which trains reversibly already")
     settings = {
-        "recompute": RecomputeSettings(keep, save=save, nested=nested), "backward": backward, "eval_gamma": eval_gamma,
-        "quantize_eval": quantize_eval, "verify": verify, "kernel": kernel,
+        "recompute": RecomputeSettings(keep, save=save, nested=nested, tile=tile), "backward": backward,
+        "eval_gamma": eval_gamma, "quantize_eval": quantize_eval, "verify": verify, "kernel": kernel,
     }  # fmt: skip
     specs = find_chains(model, layers)
     if batch_dim is not None:

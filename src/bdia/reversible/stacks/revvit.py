@@ -1,8 +1,7 @@
 """RevViT, the reversible baseline that changes the architecture (Mangalam et al., CVPR 2022)."""
 
-from collections.abc import Collection, Iterable
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,9 @@ from bdia.reversible.arithmetic.rules import CouplingRule
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import OpenPass
 from bdia.reversible.engine.passes import PassLog, PassSettings
-from bdia.reversible.engine.recompute import RecomputeSettings
+from bdia.reversible.engine.settings import RecomputeSettings
 from bdia.reversible.stacks.base import BlockStack, LastForward, Recomputation, check_stream
-from bdia.reversible.stacks.branches import Branch, branches
+from bdia.reversible.stacks.branches import branches
 from bdia.reversible.stacks.calls import check_caches
 
 
@@ -32,6 +31,7 @@ class RevVitStack(BlockStack, Recomputation, LastForward):
             the grid 2^-grid_bits, which makes the inverse exact.
         merge: "concat" hands both streams on, (B, T, 2 D); "mean" their mean, (B, T, D), for models with a fixed head.
         keep: trailing blocks that keep their activations.
+        nested, tile: as in `BdiaStack`.
         verify: as in `BdiaStack`; by default on with a grid (sums), off without (copies of every stream).
     """
 
@@ -42,9 +42,11 @@ class RevVitStack(BlockStack, Recomputation, LastForward):
         merge: Literal["concat", "mean"] = "concat",
         keep: int | Collection[int] = 0,
         verify: bool | None = None,
+        nested: Sequence[str] = (),
+        tile: Mapping[str, int] | None = None,
     ) -> None:
         BlockStack.__init__(self, blocks)
-        Recomputation.__init__(self, self.blocks, RecomputeSettings(keep))
+        Recomputation.__init__(self, self.blocks, RecomputeSettings(keep, nested=nested, tile=tile))
         if merge not in ("concat", "mean"):
             raise InvalidValueError(f'merge={merge!r}: wanted "concat" or "mean"; set stack.merge')
         self.bits = None if grid_bits is None else check_bits(grid_bits, "stack.grid_bits")
@@ -69,16 +71,13 @@ class RevVitStack(BlockStack, Recomputation, LastForward):
         if len(kept) < depth:
             check_caches(args, kwargs, self.prefix)
         x_prev = x_curr = x
-        for block in self.blocks:
+        for k, block in enumerate(self.blocks):
             for branch in branches(block):
-                x_prev, x_curr = x_curr, opened.layer(partial(_call, branch, args, kwargs), x_curr, block)
+                run = self.bind(block, branch, k not in kept, args, kwargs)
+                x_prev, x_curr = x_curr, opened.layer(run, x_curr, block)
         opened.streams.end_forward()
         return torch.cat([x_prev, x_curr], dim=-1) if self.merge == "concat" else (x_prev + x_curr) / 2
 
     def extra_repr(self) -> str:
         """Show the settings when printed."""
         return f"grid_bits={self.bits}, merge={self.merge!r}, {self.shown()}"
-
-
-def _call(branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Tensor:
-    return branch(x, *args, **kwargs)
