@@ -112,6 +112,14 @@ def test_a_run_that_steps_in_backward_has_the_weights_of_the_ordinary_one_also_r
     assert_same(*(dict(sorted(state.items())) for state in states))  # made in the order of backward
 
 
+def test_a_run_without_tiles_is_the_condition_it_was_before_there_were_tiles():
+    for stack in ("bdia", "checkpoint", "revvit"):
+        found = recorded_config(compose([f"stack={stack}"]))
+        assert "tile" not in found["stack"] and "tile" not in found["model"]["net"]["stack"]
+        tiled = recorded_config(compose([f"stack={stack}", "stack.tile={norm2+mlp:8}"]))
+        assert tiled["stack"]["tile"] == tiled["model"]["net"]["stack"]["tile"] == {"norm2+mlp": 8}
+
+
 def test_stepping_in_backward_is_a_condition_of_its_own_and_its_default_is_none():
     assert "in_backward" not in recorded_config(compose([]))["optimizer"]
     assert recorded_config(compose(["optimizer.in_backward=true"]))["optimizer"]["in_backward"] is True

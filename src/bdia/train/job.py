@@ -63,9 +63,11 @@ UNHASHED_KEYS = (
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
 )
-ADDED_KEYS = {
-    "optimizer.in_backward": False
-}  # younger than the hash: at this value a run is what it was without the key
+ADDED_KEYS = {  # younger than the hash: at this value a run is what it was without the key
+    "optimizer.in_backward": False,
+    "stack.tile": None,
+    "model.net.stack.tile": None,
+}
 _GIT = git_state(ROOT)  # when the code was imported: a commit during a sweep does not change what runs
 
 

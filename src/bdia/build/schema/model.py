@@ -149,7 +149,6 @@ class RevVit(TypedDict, total=False):
     merge: one_of("concat", "mean")
     keep: KEEP
     verify: maybe(FLAG)
-    nested: list_of(FILLED)
     tile: maybe(numbers_by_name(SIZE))
 
 

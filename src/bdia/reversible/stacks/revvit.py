@@ -1,6 +1,6 @@
 """RevViT, the reversible baseline that changes the architecture (Mangalam et al., CVPR 2022)."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -31,7 +31,7 @@ class RevVitStack(BlockStack, Recomputation, LastForward):
             the grid 2^-grid_bits, which makes the inverse exact.
         merge: "concat" hands both streams on, (B, T, 2 D); "mean" their mean, (B, T, D), for models with a fixed head.
         keep: trailing blocks that keep their activations.
-        nested, tile: as in `BdiaStack`.
+        tile: as in `BdiaStack`.
         verify: as in `BdiaStack`; by default on with a grid (sums), off without (copies of every stream).
     """
 
@@ -42,11 +42,10 @@ class RevVitStack(BlockStack, Recomputation, LastForward):
         merge: Literal["concat", "mean"] = "concat",
         keep: int | Collection[int] = 0,
         verify: bool | None = None,
-        nested: Sequence[str] = (),
         tile: Mapping[str, int] | None = None,
     ) -> None:
         BlockStack.__init__(self, blocks)
-        Recomputation.__init__(self, self.blocks, RecomputeSettings(keep, nested=nested, tile=tile))
+        Recomputation.__init__(self, self.blocks, RecomputeSettings(keep, tile=tile))
         if merge not in ("concat", "mean"):
             raise InvalidValueError(f'merge={merge!r}: wanted "concat" or "mean"; set stack.merge')
         self.bits = None if grid_bits is None else check_bits(grid_bits, "stack.grid_bits")
