@@ -6,6 +6,7 @@ Usage: bdia study name=... [key=value ...]
   name=inference        trained image classifiers: constant gamma (Fig. 1), grids, corruptions, random paths
   name=whole_step       peak memory and time of a whole step, with and without stepping weights in backward
   name=equal_memory     time against memory of a whole step: BDIA and checkpointing with more and more kept blocks
+  name=length           memory of a whole step against depth and length; the longest, deepest, largest in 4 to 80 GiB
   out=                  folder of the record; empty: results/<name>
 
 Keys of reconstruction:
@@ -37,6 +38,14 @@ Keys of equal_memory:
   shares=[0,0.02,...,1] rounds=3        shares of the blocks that keep their activations; times of each point
   model=, vocabulary=, batch=, tokens=, optimizer=: as of whole_step
 
+Keys of length:
+  depths=[6,...,192] tokens=512         the curve over depth, of gpt2_demo with width=256 heads=8 vocabulary=2000
+  lengths=[512,...,16384]               the curve over length, at length_depth=24 blocks
+  batch=1 measured_gflop=400            texts in the batch; larger steps are planned, not run
+  fit_model=gpt2_paper fit_depth=48     the model of the limits; fit_tokens=1024 and fit_batch=8 where not sought
+  gib=[4,16,24,80] device=cuda          memories, and the device that is planned for
+  ways=[...]                            some of those of whole_step
+
 Examples:
   bdia study name=reconstruction
   bdia study name=reconstruction depths=[6] seeds=[0]
@@ -51,7 +60,7 @@ from bdia import InvalidValueError
 from bdia.cli.arguments import read_arguments
 from bdia.results.output import say_on_stderr
 
-NAMES = ("reconstruction", "inference", "whole_step", "equal_memory")
+NAMES = ("reconstruction", "inference", "whole_step", "equal_memory", "length")
 STUDIES = {name: f"bdia.bench.studies.{name}" for name in NAMES}
 
 
