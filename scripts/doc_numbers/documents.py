@@ -92,6 +92,24 @@ def plan(model: str, memory: str, stack: str, field: str) -> float:
     return found[field] if field in found else known(found["cost"].get(field), field) / MIB
 
 
+def planned_rows(precision: str | None = None) -> list[dict[str, Any]]:
+    """Return planned against measured peaks of Hugging Face models: of one precision, or all."""
+    return [row for row in newest("plans/measured")["rows"] if precision in (None, row["precision"])]
+
+
+def planned_worst() -> int:
+    """Return the largest difference of a planned peak from the measured one, bytes."""
+    return max(abs(row["planned"] - row["measured"]) for row in planned_rows())
+
+
+def hf_plan(name: str) -> dict[str, Any]:
+    """Return a plan of a Hugging Face model, by the path of its file in results/plans without .json."""
+    path = RESULTS / "plans" / f"{name}.json"
+    if not path.is_file():
+        raise UnknownNumberError(f"{path.relative_to(RESULTS.parent)}: not there")
+    return document(path)
+
+
 def families() -> int:
     """Return how many model families docs/families.md, which scripts/families.py writes, lists."""
     text = (RESULTS.parent / "docs" / "families.md").read_text(encoding="utf-8")

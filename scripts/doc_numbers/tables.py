@@ -6,17 +6,30 @@ pivot PART MODEL: FIELD                         a bench's row per depth, its col
 depth: FIELD                                    the same of results/depth/vit_paper
 gpu MODEL DEPTH CASE, ...: FIELD, ...           a row per case and variant
 plan MODEL MEMORY: FIELD, ...                   a row per stack
+planned PRECISION                               a row per Hugging Face model and way to train it, planned and measured
+longest NAME                                    of results/plans/NAME.json: a row per way, a column per memory
 gamma: FIELD                                    a row per law, a column per cell
 """
 
 from collections.abc import Callable, Sequence
 
+from bdia.profiling.sizes import format_bytes
 from bdia.results.record import UNITS
 from bdia.results.statistics import NONE, Spread
 from bdia.results.tables import Table, markdown
 from bdia.reversible.stacks.registry import STACKS
 from doc_numbers.common import MIB, UnknownNumberError, pick, word
-from doc_numbers.documents import bench_field, bench_rows, depth_rows, gamma, gpu_case, newest, plan_stacks
+from doc_numbers.documents import (
+    bench_field,
+    bench_rows,
+    depth_rows,
+    gamma,
+    gpu_case,
+    hf_plan,
+    newest,
+    plan_stacks,
+    planned_rows,
+)
 from doc_numbers.runs import experiments, shared_seeds
 
 DIGITS = {"%": 2, "points": 2, "nat": 3, "MiB": 1, "ms": 0, "1": 1}
@@ -127,6 +140,34 @@ def plan(words: Sequence[str], columns: Sequence[str]) -> Table:
     return Table(["stack", *(TITLES.get(column, column) for column in columns)], cells)
 
 
+def planned(words: Sequence[str], columns: Sequence[str]) -> Table:
+    """Return planned and measured peaks of Hugging Face models at a precision."""
+    rows = [
+        [
+            f"{row['model']}, {row['way']}",
+            *(f"{row[name] / MIB:,.2f}" for name in ("planned", "measured")),
+            f"{row['planned'] - row['measured']:,}",
+        ]
+        for row in planned_rows(*words)
+    ]
+    return Table(["model, training", "planned, MiB", "measured, MiB", "difference, bytes"], rows)
+
+
+def longest(words: Sequence[str], columns: Sequence[str]) -> Table:
+    """Return the longest texts of a plan of a Hugging Face model."""
+    found = hf_plan(*words)
+    heads = [f"longest in {format_bytes(memory)}, tokens" for memory in found["memories"]]
+    rows = [
+        [
+            way["name"],
+            *(shown(way["sizes"][name] / MIB, 0) for name in ("peak", "held")),
+            *(f"{tokens:,}" if tokens else "none" for tokens in way["longest"]),
+        ]
+        for way in found["ways"]
+    ]
+    return Table(["training", f"peak at {found['tokens']:,} tokens, MiB", "held, MiB", *heads], rows)
+
+
 def gammas(words: Sequence[str], columns: Sequence[str]) -> Table:
     """Return a row per law, a column per cell of the study of gamma."""
     study = newest("finetune_gamma")
@@ -147,4 +188,5 @@ def _pivot(head: str, values: Sequence[tuple[int, str, float]]) -> Table:
 
 KINDS: dict[str, Callable[[Sequence[str], Sequence[str]], Table]] = {
     "runs": runs, "bench": bench, "pivot": pivot, "depth": depth, "gpu": gpu, "plan": plan, "gamma": gammas,
+    "planned": planned, "longest": longest,
 }  # fmt: skip
