@@ -31,7 +31,7 @@ Keys of whole_step:
   optimizer=adamw rounds=5              a file of configs/optimizer; times of each way, of which the median counts
   ways=[...]                            some of standard, checkpoint, two_level, bdia, checkpoint_in_backward,
                                         host_in_backward, two_level_in_backward, bdia_in_backward,
-                                        bdia_nested_in_backward
+                                        bdia_nested_in_backward, bdia_tiled_in_backward
 
 Keys of equal_memory:
   depths=[24,48,96] width=128 heads=4   blocks and size of the model

@@ -43,6 +43,7 @@ class Way:
 
 BDIA = ("stack=bdia", "stack.keep=0")
 NESTED = (*BDIA, "stack.nested=[attn,mlp]")
+TILED = (*BDIA, "stack.tile={norm2+mlp:8,norm1+attn:4}")
 WAYS = {
     "standard": Way("standard", ("stack=standard",)),
     BASE: Way("checkpointing", ("stack=checkpoint",)),
@@ -57,6 +58,7 @@ WAYS = {
     ),
     "bdia_in_backward": Way("BDIA, stepped in backward", (*BDIA, IN_BACKWARD)),
     "bdia_nested_in_backward": Way("BDIA nested, stepped in backward", (*NESTED, IN_BACKWARD)),
+    "bdia_tiled_in_backward": Way("BDIA in tiles, stepped in backward", (*TILED, IN_BACKWARD)),
 }
 
 
