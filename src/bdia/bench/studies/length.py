@@ -70,7 +70,7 @@ def measure(arguments: Arguments) -> Iterator[list[dict[str, Any]]]:
     for tokens in arguments.lengths:
         yield _curve(arguments, "length", Size(arguments.length_depth, tokens, arguments.batch))
     for name in arguments.ways:
-        if not WAYS[name].on_host:  # what the host takes is measured, not planned
+        if arguments.gib and not WAYS[name].on_host:  # what the host takes is measured, not planned
             yield _limits(arguments, name)
 
 
