@@ -63,6 +63,29 @@ def depth(stack: str, blocks: str, field: str) -> float:
     return pick(rows, stack, f"depth {blocks}")[field] / MIB
 
 
+def study_rows(name: str, *wanted: str) -> list[dict[str, Any]]:
+    """Return the rows of the newest record of `bdia study` that have these values; each is KEY=VALUE."""
+    pairs = [one.partition("=")[::2] for one in wanted]
+    rows = [row for row in newest(name)["rows"] if all(str(row.get(key)) == value for key, value in pairs)]
+    if not rows:
+        raise UnknownNumberError(f"results/{name}: no row with {' '.join(wanted)}")
+    return rows
+
+
+def study_field(row: dict[str, Any], field: str) -> float:
+    """Return one quantity of a row; bytes, which are whole numbers beyond a MiB, in MiB."""
+    value = known(row.get(field), field)
+    return value / MIB if isinstance(value, int) and value >= MIB else value
+
+
+def study(name: str, *words: str) -> float:
+    """Return one quantity of the one row that has these values: KEY=VALUE ... FIELD."""
+    rows = study_rows(name, *words[:-1])
+    if len(rows) > 1:
+        raise UnknownNumberError(f"results/{name}: {len(rows)} rows with {' '.join(words[:-1])}")
+    return study_field(rows[0], words[-1])
+
+
 def gpu_case(model: str, blocks: str, name: str) -> dict[str, dict[str, Any]]:
     """Return the rows of one case of the newest GPU run, by the word of their label."""
     for case in newest("gpu/h100")["cases"]:

@@ -8,6 +8,7 @@ Sources, and the words that follow each:
   bench PART MODEL DEPTH VARIANT FIELD    newest file of results/bench that holds it: bench lora llama 48 bdia_half peak
                                           PART@COMMIT: the file of that commit
   depth STACK BLOCKS FIELD                newest file of results/depth/vit_paper: peak or held
+  study NAME KEY=VALUE ... FIELD          newest file of results/NAME: study whole_step depth=24 way=bdia peak_ratio
   gpu MODEL DEPTH CASE VARIANT FIELD      results/gpu/h100: gpu llama 48 added bdia_gamma_1_2 peak_mib
   plan MODEL MEMORY STACK FIELD           results/plans: plan vit_large 24GiB bdia_keep_0 largest_batch
   planned_worst                           results/plans/measured: the largest difference of a planned peak, bytes
@@ -27,7 +28,7 @@ from collections.abc import Callable
 
 from bdia.results.statistics import Spread
 from doc_numbers.common import UnknownNumberError
-from doc_numbers.documents import bench, depth, families, gamma, gpu, newest, plan, planned_worst
+from doc_numbers.documents import bench, depth, families, gamma, gpu, newest, plan, planned_worst, study
 from doc_numbers.runs import best, counted, interval, minutes, paired, rise, run, seeds
 
 Value = float | str | Spread
@@ -79,5 +80,5 @@ def origin_text(found: set[tuple[str, str, str]]) -> str:
 SOURCES: dict[str, Callable[..., Value]] = {
     "run": run, "best": best, "rise": rise, "bench": bench, "depth": depth, "gpu": gpu, "plan": plan, "gamma": gamma,
     "paired": paired, "interval": interval, "minutes": minutes, "seeds": seeds,
-    "families": families, "origin": origin, "planned_worst": planned_worst,
+    "families": families, "origin": origin, "planned_worst": planned_worst, "study": study,
 }  # fmt: skip

@@ -4,6 +4,7 @@ runs EXPERIMENT [shared]: [SPLIT] METRIC, ...   a row per variant; shared: of th
 bench PART MODEL PRECISION DEPTHS: FIELD, ...   a row per depth and variant; x_standard and x_checkpoint are ratios
 pivot PART MODEL: FIELD                         a bench's row per depth, its column per variant
 depth: FIELD                                    the same of results/depth/vit_paper
+study NAME KEY=VALUE ...: TEXT, FIELD, ...      a row per row of the newest record of `bdia study` with these values
 gpu MODEL DEPTH CASE, ...: FIELD, ...           a row per case and variant
 plan MODEL MEMORY: FIELD, ...                   a row per stack
 planned PRECISION                               a row per Hugging Face model and way to train it, planned and measured
@@ -29,6 +30,8 @@ from doc_numbers.documents import (
     newest,
     plan_stacks,
     planned_rows,
+    study_field,
+    study_rows,
 )
 from doc_numbers.runs import experiments, shared_seeds
 
@@ -115,6 +118,23 @@ def depth(words: Sequence[str], columns: Sequence[str]) -> Table:
     return _pivot("blocks", [(row["depth"], labels[row["stack"]], row[columns[0]] / MIB) for row in depth_rows()])
 
 
+def study(words: Sequence[str], columns: Sequence[str]) -> Table:
+    """Return the rows of a study that have these values, with the columns named; the first column is text."""
+    first, *fields = columns
+    rows = [
+        [
+            str(row[first]),
+            *(shown(None if row.get(f) is None else study_field(row, f), _study_digits(f)) for f in fields),
+        ]
+        for row in study_rows(*words)
+    ]
+    return Table([TITLES.get(name, name.replace("_", " ")) for name in columns], rows)
+
+
+def _study_digits(field: str) -> int:
+    return 3 if field.endswith("ratio") or field == "at_this_peak" else 0 if field in ("keep", "largest") else 1
+
+
 def gpu(words: Sequence[str], columns: Sequence[str]) -> Table:
     """Return a row per variant of the named cases, each three words: model, depth, training or precision."""
     cells = []
@@ -188,5 +208,5 @@ def _pivot(head: str, values: Sequence[tuple[int, str, float]]) -> Table:
 
 KINDS: dict[str, Callable[[Sequence[str], Sequence[str]], Table]] = {
     "runs": runs, "bench": bench, "pivot": pivot, "depth": depth, "gpu": gpu, "plan": plan, "gamma": gammas,
-    "planned": planned, "longest": longest,
+    "study": study, "planned": planned, "longest": longest,
 }  # fmt: skip
