@@ -188,8 +188,11 @@ class Planner:
 
         From then on bytes stay on their lines, however large the batch.
         """
-        chunk, tokens = self.cfg.model.net.get("loss_chunk"), self.workload.size // self.batch
-        return chunk // math.gcd(chunk, tokens) if chunk and self.workload.size >= 2 * chunk else None
+        chunk = self.cfg.model.net.get("loss_chunk")
+        if not chunk:
+            return None
+        tokens = self.tokens or self.workload.task.net.longest
+        return chunk // math.gcd(chunk, tokens) if self.batch * tokens >= 2 * chunk else None
 
     def _largest_depth(self, overrides: tuple[str, ...], memory: int, starts: list[int]) -> tuple[int, bool]:
         """Return the largest depth that fits, and False if it lies on a line through steps of at most TRACED_BLOCKS."""
