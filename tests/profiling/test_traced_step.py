@@ -12,7 +12,8 @@ import bdia.profiling.traced_step
 from bdia.build import compose
 from bdia.models.dropout import Dropout
 from bdia.optim import in_backward
-from bdia.profiling.traced_step import TrainingStep, fake_tensors, trace_step
+from bdia.profiling.fake_results import FakeResults
+from bdia.profiling.traced_step import TrainingStep, fake_tensors, trace_moments, trace_step
 from bdia.profiling.workload import build_workload
 from bdia.reversible import BdiaStack
 from helpers.step_peaks import as_step, measured_peak
@@ -178,6 +179,36 @@ def test_several_steps_cost_what_the_largest_does():
         return cost.peak - cost.other
 
     assert peak(64, 4096) == peak(4096, 64) == peak(4096)
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("vit_demo", ["optimizer=set_adam"]),
+        pytest.param("gpt2_demo", ["optimizer=set_adam"], marks=pytest.mark.slow),
+        pytest.param("seq2seq_demo", ["trainer.precision=bf16-mixed", "optimizer=adamw"], marks=pytest.mark.slow),
+    ],
+)
+def test_results_that_are_made_again_are_those_of_torch(model, more, monkeypatch):
+    found = [trace_moments(lambda: make_step(model, "bdia", 3, 16, *more)) for _ in range(2)]
+    monkeypatch.setattr(FakeResults, "run", lambda self, func, args, kwargs: func(*args, **kwargs))
+    wanted = trace_moments(lambda: make_step(model, "bdia", 3, 16, *more))
+    for moments in found:
+        assert moments.operations == wanted.operations
+        assert (moments.alive, moments.gradients, moments.totals) == (wanted.alive, wanted.gradients, wanted.totals)
+
+
+def test_views_are_made_again_on_their_arguments_storage_and_changes_in_place_are_not_copied():
+    with fake_tensors():
+        for _ in range(2):
+            x = torch.zeros(4, 6)
+            assert x.t().shape == (6, 4) and x.t().stride() == (1, 6)
+            assert x[1:].untyped_storage()._cdata == x.untyped_storage()._cdata and x[1:].storage_offset() == 6
+            assert x.mul_(2) is x
+            assert (x + 1).untyped_storage()._cdata != x.untyped_storage()._cdata
+            half = x.to(torch.bfloat16)
+            assert ((half + x).dtype, (half * x.sum()).dtype) == (torch.float32, torch.bfloat16)
+            assert x.split(2)[1].storage_offset() == 12
 
 
 def test_tracing_leaves_random_state_and_takes_no_memory():

@@ -1,5 +1,6 @@
 """What is alive after every operation of a traced step, and the same for a longer step of blocks that are alike."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -39,7 +40,7 @@ class StepCost:
     flops: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # by identity: what is computed of two of them is remembered
 class Moments:
     """One step, operation by operation, as if the optimizer's state had been there from the start.
 
@@ -103,6 +104,7 @@ class Moments:
         return Moments(self.operations[:stop], alive, gradients, self.phases, totals)
 
 
+@functools.lru_cache(maxsize=64)
 def _places(short: Moments, long: Moments) -> list[list[int] | None]:
     """Return for each phase the place in the longer step of every operation of the shorter one, None if not alike.
 

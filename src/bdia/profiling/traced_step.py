@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bdia import InvalidValueError
+from bdia.profiling.fake_results import FakeResults
 from bdia.profiling.moments import Moments, Recorder, StepCost
 from bdia.profiling.storage_meter import StorageMeter, optimizer_state
 
@@ -128,7 +129,7 @@ def fake_tensors(device: str = "cpu") -> Iterator[None]:
         raise InvalidValueError(f"device={device}: wanted {' or '.join(DEVICES)}; set device")
     mode = _FakeMode(allow_non_fake_inputs=True)
     mode.planned_device = device
-    with warnings.catch_warnings(), mode, _RealConstants():
+    with warnings.catch_warnings(), mode, _RealConstants(mode):
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # deepcopy of one
         yield
 
@@ -139,12 +140,16 @@ class _FakeMode(FakeTensorMode):
 
 
 class _RealConstants(TorchDispatchMode):
+    def __init__(self, mode: FakeTensorMode) -> None:
+        super().__init__()
+        self._results = FakeResults(mode)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func._overloadpacket in _RANGES or _only_real(args, kwargs):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
-        return func(*args, **kwargs)
+        return self._results.run(func, args, kwargs)
 
 
 def _only_real(args: tuple, kwargs: dict[str, Any]) -> bool:
