@@ -1,9 +1,9 @@
 """A submodule of a block in parts that run one after another: tiles of tokens, or groups of heads.
 
 Each part is checkpointed by itself, so one part's activations are alive at a time, forward and backward. The graph is
-autograd's own: what parts share (weights, masks) gets the sum of their gradients once. Two things keep the sums of
-weights' gradients in float32: inside a part autocast casts anew and not from its cache, and a part gets weights of
-lower precision through `_PartOfWeight`.
+autograd's own: what parts share (weights, masks) gets the sum of their gradients once. The parts get weights through
+`_PartOfWeight`, whose gradients are added in place and in float32, also where weights have 16 bits. Under autocast each
+part casts a weight anew, for a copy from autocast's cache would add them in bfloat16.
 """
 
 import contextlib
@@ -16,8 +16,9 @@ from torch.autograd import Function
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from bdia.reversible.engine.lean_checkpoint import checkpointed
-from bdia.reversible.engine.nodes import Handle
 from bdia.reversible.engine.token_wise import OWN_PARTS, is_cut, probe
+
+AT_ONCE = 2**64 - 1  # as a node's number: it runs as soon as it can, as those of leaves do; else after its whole part
 
 
 class Part(NamedTuple):
@@ -86,12 +87,12 @@ def _in_tiles(tile: Callable[..., Any], given: Sequence[Any], dim: int, count: i
 
 
 def _runner(first: Callable[[Tensor], Tensor], part: Part) -> Run:
-    """Return what runs one part. All parts of a call share the handles of low-precision weights."""
-    handles = _low_precision(part.modules)
+    """Return what runs one part. All parts of a call share the sums of weights' gradients."""
+    shared = _shared(part.modules)
 
     def run(function: Callable[..., Any], x: Tensor, *others: Any) -> Any:
         def call(x: Tensor, *others: Any) -> Any:
-            with _weights_of_part(part.modules, handles), _no_cached_casts():
+            with _weights_of_part(part.modules, shared), _no_cached_casts():
                 return function(first(x), *others)
 
         return checkpointed(call, part.module, x, *others) if part.recomputed else call(x, *others)
@@ -102,28 +103,69 @@ def _runner(first: Callable[[Tensor], Tensor], part: Part) -> Run:
 # --- weights ---
 
 
-class _PartOfWeight(Function):
-    """A weight for one part. Its gradient goes to the weight's handle in float32, where those of all parts add up."""
+class _Sum:
+    """The gradient of a weight in the making: what the parts of one call have sent it, in float32 or wider."""
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None
+        self._backward = -1
+
+    def add(self, grad: Tensor) -> None:
+        """Add a part's gradient in place; autograd would make a new sum of it. One whose backward broke off is lost."""
+        backward = torch._C._current_graph_task_id()
+        if self._sum is None or self._backward != backward:
+            self._sum, self._backward = grad.to(torch.promote_types(grad.dtype, torch.float32), copy=True), backward
+        else:
+            self._sum.add_(grad)
+
+    def take(self) -> Tensor | None:
+        """Return the sum, once."""
+        found, self._sum = self._sum, None
+        return found
+
+
+class _SharedWeight(Function):
+    """A weight that parts share: one number in its place, so that autograd adds only numbers. See `_Sum`."""
 
     @staticmethod
-    def forward(ctx: Any, handle: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, total: _Sum) -> Tensor:
+        ctx.total = total
+        return weight.new_empty((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, nothing: Tensor) -> tuple[Tensor | None, None]:
+        return ctx.total.take(), None
+
+
+class _PartOfWeight(Function):
+    """A weight for one part, whose gradient is added to the sum of all parts."""
+
+    @staticmethod
+    def forward(ctx: Any, shared: Tensor, weight: Tensor, total: _Sum) -> Tensor:
+        ctx.total = total
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.float(), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        ctx.total.add(grad)
+        return grad.new_zeros((), dtype=torch.float32), None, None
 
 
-def _low_precision(modules: Sequence[nn.Module]) -> dict[nn.Parameter, Tensor]:
-    """Return float32 handles of the trained weights whose gradients have fewer bits."""
-    weights = {p for module in modules for p in module.parameters() if p.requires_grad and p.dtype.itemsize < 4}
-    return {weight: Handle.apply(weight) for weight in weights}
+Shared = dict[nn.Parameter, tuple[Tensor, _Sum]]
+
+
+def _shared(modules: Sequence[nn.Module]) -> Shared:
+    """Return what stands for the modules' trained weights in all parts of one call."""
+    weights = {p for module in modules for p in module.parameters() if p.requires_grad}
+    return {weight: (_SharedWeight.apply(weight, total), total) for weight in weights for total in [_Sum()]}
 
 
 @contextlib.contextmanager
-def _weights_of_part(modules: Sequence[nn.Module], handles: dict[nn.Parameter, Tensor]) -> Iterator[None]:
-    """While it lasts, the modules compute with weights that hand their gradients on in float32."""
-    views = {weight: _PartOfWeight.apply(handle, weight.detach()) for weight, handle in handles.items()}
+def _weights_of_part(modules: Sequence[nn.Module], shared: Shared) -> Iterator[None]:
+    """While it lasts, the modules compute with weights that send their gradients to the sums."""
+    views = {p: _PartOfWeight.apply(number, p.detach(), total) for p, (number, total) in shared.items()}
+    for view in views.values():
+        view.grad_fn._set_sequence_nr(AT_ONCE)
     inner = {module for outer in modules for module in outer.modules()} if views else set()
     places = [(m, name, p) for m in inner for name, p in m._parameters.items() if p in views]
     for module, name, weight in places:
