@@ -83,8 +83,12 @@ class StorageMeter(TorchDispatchMode):
         results = func(*args, **kwargs)
         for tensor in (results,) if isinstance(results, Tensor) else tree_leaves(results):
             if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
+                self._book(func, tensor)
         return results
+
+    def _book(self, func: Any, tensor: Tensor) -> None:
+        """Book a result of an operation under the present owner."""
+        self._note(tensor.untyped_storage())
 
     def _note(self, storage: UntypedStorage) -> None:
         """Book a storage, or its new size."""
