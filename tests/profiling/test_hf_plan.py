@@ -103,6 +103,20 @@ def test_a_file_that_is_no_configuration_is_one_error(tmp_path):
         read_config(str(tmp_path), {})
 
 
+def test_a_model_that_is_no_language_model_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}', encoding="utf-8")
+    made = HfSteps(read_config(str(tmp_path), {}), ADAMW)
+    with pytest.raises(
+        ValueError, match=r"ViTConfig: wanted the configuration of a language model: .*; set hf\.config"
+    ):
+        made.step(WAYS[0], 8, 1)
+
+
+def test_of_a_model_that_reads_images_too_the_language_model_is_planned(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3"}', encoding="utf-8")
+    assert read_config(str(tmp_path), {}).model_type == "gemma3_text"
+
+
 def test_an_unknown_precision_is_named():
     with pytest.raises(ValueError, match=r"precision=16: wanted one of 32-true, bf16-mixed, bf16-true; set precision"):
         HfSteps(read_config("llama", {}), ADAMW, 1, "16")

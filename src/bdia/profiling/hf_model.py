@@ -66,7 +66,8 @@ def read_config(source: str, sizes: Mapping[str, Any]) -> "PretrainedConfig":
             "set hf.config"
         )
     try:
-        known = AutoConfig.for_model(FAMILIES[source]) if source in FAMILIES else AutoConfig.from_pretrained(source)
+        whole = AutoConfig.for_model(FAMILIES[source]) if source in FAMILIES else AutoConfig.from_pretrained(source)
+        known = whole.get_text_config()  # of a model that reads images too: its language model
     except Exception as error:  # of many kinds; transformers says what is wrong with the file
         raise InvalidValueError(
             f"hf.config={source}: no configuration of a model: {_line(error)}; set hf.config"
@@ -153,7 +154,12 @@ class HfSteps:
                 if hasattr(config, name):
                     setattr(config, name, 0.0)
         dtype = torch.bfloat16 if self.precision == "bf16-true" else torch.float32
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        try:
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        except ValueError as error:
+            raise InvalidValueError(
+                f"{type(config).__name__}: wanted the configuration of a language model: {_line(error)}; set hf.config"
+            ) from error
         if self.device == "cuda":
             for name, module in list(model.named_modules()):
                 if type(module) is nn.Dropout:
