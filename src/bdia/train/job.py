@@ -67,6 +67,8 @@ ADDED_KEYS = {  # younger than the hash: at this value a run is what it was with
     "optimizer.in_backward": False,
     "stack.tile": None,
     "model.net.stack.tile": None,
+    "stack.stream": "float32",
+    "model.net.stack.stream": "float32",
 }
 _GIT = git_state(ROOT)  # when the code was imported: a commit during a sweep does not change what runs
 

@@ -128,12 +128,13 @@ class Bdia(Checkpoint, total=False):
     """BDIA."""
 
     gamma: maybe(NODE)
-    bits: maybe(either(BITS, one_of("auto")))
+    bits: maybe(either(whole(1, 24), one_of("auto")))  # above 20 with stream=int32 only
     backward: one_of("reversible", "stored")
     eval_gamma: FRACTION
     quantize_eval: FLAG
     verify: FLAG
     kernel: one_of("auto", "compiled", "eager", "triton")
+    stream: one_of("float32", "int32")
 
 
 class TwoLevel(TypedDict, total=False):

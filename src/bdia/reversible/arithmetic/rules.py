@@ -1,8 +1,9 @@
 """Update rules: how x_next follows from x_prev, x_curr and y = block(x_curr). One class per rule.
 
 A rule works on a slice of samples (`rows`), so that kernels can bound temporaries; it keeps only gamma.
-`advance` returns x_next and the residues (or None); `invert` is its inverse in x_prev; `gradient_factors` returns what
-the gradient of x_next is multiplied with on its way to each input, straight-through (dQ_l/dz = 1).
+`advance` returns x_next, the residues and the peak (either may be None); `invert` is its inverse in x_prev;
+`gradient_factors` returns what the gradient of x_next is multiplied with on its way to each input, straight-through
+(dQ_l/dz = 1).
 """
 
 from typing import NamedTuple, Protocol
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from bdia.reversible.arithmetic.gamma import Gamma
-from bdia.reversible.arithmetic.grid import quantize
+from bdia.reversible.arithmetic.grid import largest_magnitude, quantize, units
+from bdia.reversible.arithmetic.integers import integer_inverse, integer_step, to_units, view_as_float
 from bdia.reversible.arithmetic.step import (
     Coefficients,
     coefficients,
@@ -22,7 +24,13 @@ from bdia.reversible.arithmetic.step import (
     float_step,
 )
 
-Advanced = tuple[Tensor, Tensor | None]
+
+class Advanced(NamedTuple):
+    """x_next; residues; largest magnitude in units u, 0-dim, where x_next itself does not tell it."""
+
+    x_next: Tensor
+    side: Tensor | None
+    peak: Tensor | None = None
 
 
 class GradientFactors(NamedTuple):
@@ -49,7 +57,7 @@ class Rule(Protocol):
     def exact(self) -> bool: ...  # noqa: D102
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
-        """Return x_next and side."""
+        """Return x_next and side, and the peak where x_next cannot tell it."""
         ...
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
@@ -77,7 +85,7 @@ class EulerRule:
 
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """x_next = Q_l[y]."""
-        return _round(y, self.bits), None
+        return Advanced(_round(y, self.bits), None)
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
         """x_next does not depend on x_prev."""
@@ -113,7 +121,7 @@ class BdiaRule:
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """See `bdia_step`."""
         assert x_prev is not None
-        return exact_step(x_prev, x_curr, y, self.coefficients(x_curr.dim(), rows))
+        return Advanced(*exact_step(x_prev, x_curr, y, self.coefficients(x_curr.dim(), rows)))
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
         """See `bdia_invert`."""
@@ -122,6 +130,21 @@ class BdiaRule:
     def gradient_factors(self, dims: int) -> GradientFactors:
         """See `bdia_gradient_factors`."""
         return bdia_gradient_factors(self.gamma.value, dims)
+
+
+class IntegerBdiaRule(BdiaRule):
+    """The exact BDIA step on int32 numbers of units."""
+
+    def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
+        """See `integer_step`."""
+        assert x_prev is not None
+        found = integer_step(x_prev, x_curr, y, self.coefficients(x_curr.dim(), rows))
+        peak = largest_magnitude(found.reach) * units(self.bits) if y.numel() else None
+        return Advanced(found.x_next, found.side, peak)
+
+    def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
+        """See `integer_inverse`."""
+        return integer_inverse(x_next, x_curr, y, 0 if side is None else side, self.coefficients(x_curr.dim(), rows))
 
 
 class FloatBdiaRule:
@@ -141,7 +164,7 @@ class FloatBdiaRule:
         """See `float_step`."""
         assert x_prev is not None
         gamma = column(self.gamma[rows], x_curr.dim())
-        return _round(float_step(x_prev, x_curr, y.float(), gamma), self.bits), None
+        return Advanced(_round(float_step(x_prev, x_curr, y.float(), gamma), self.bits), None)
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
         """See `float_inverse`."""
@@ -174,7 +197,7 @@ class CouplingRule:
     def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
         """x_next = x_prev + Q[y]."""
         assert x_prev is not None
-        return _round(y, self.bits).add_(x_prev), None
+        return Advanced(_round(y, self.bits).add_(x_prev), None)
 
     def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
         """x_prev = x_next - Q[y]."""
@@ -183,3 +206,29 @@ class CouplingRule:
     def gradient_factors(self, dims: int) -> GradientFactors:
         """Pass the gradient on to y and x_prev."""
         return GradientFactors(1, 0, 1)
+
+
+class RoundedToUnits:
+    """A rule off the grid, its result rounded to int32 numbers of units. It has no inverse."""
+
+    side_bits = 0
+    invertible = False
+    exact = False
+
+    def __init__(self, rule: Rule, bits: int) -> None:
+        self.rule, self.bits = rule, bits
+
+    def advance(self, x_prev: Tensor | None, x_curr: Tensor, y: Tensor, rows: slice) -> Advanced:
+        """As the rule, on what layers see."""
+        before, here = (None if x is None else view_as_float(x, 1.0 / units(self.bits)) for x in (x_prev, x_curr))
+        assert here is not None
+        n, rounded = to_units(self.rule.advance(before, here, y, rows).x_next, self.bits)
+        return Advanced(n, None, largest_magnitude(rounded) if y.numel() else None)
+
+    def invert(self, x_next: Tensor, x_curr: Tensor, y: Tensor, side: Tensor | None, rows: slice) -> Tensor:
+        """Refuse: what rounding took is not kept."""
+        raise NotImplementedError("a rule off the grid, rounded to units, has no inverse")
+
+    def gradient_factors(self, dims: int) -> GradientFactors:
+        """As the rule: rounding is straight-through."""
+        return self.rule.gradient_factors(dims)

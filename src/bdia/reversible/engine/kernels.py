@@ -14,8 +14,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from bdia.reversible.arithmetic.grid import largest_magnitude, units
+from bdia.reversible.arithmetic.integers import integer_inverse, integer_step
 from bdia.reversible.arithmetic.residues import pack_lanes, pack_residues, packed_shape, unpack_lanes, unpack_residues
-from bdia.reversible.arithmetic.rules import BdiaRule, GradientFactors, Rule
+from bdia.reversible.arithmetic.rules import BdiaRule, GradientFactors, IntegerBdiaRule, Rule
 from bdia.reversible.arithmetic.step import Coefficients, exact_inverse, exact_step
 from bdia.reversible.engine.compiled import run_compiled, worth_compiling
 from bdia.reversible.engine.with_triton import run_triton, triton_partial_results
@@ -59,16 +60,23 @@ def update_kernel(
     if isinstance(rule, BdiaRule) and x_prev is not None and _fits_a_kernel(kernel, x_next):
         peaks, sums = _partial_results(kernel, x_next, verify)
         out, *tensors = map(_lanes, (x_next, x_prev, x_curr, y))
-        if _fused(kernel, _fused_forward, out, *tensors, packed, peaks, sums, rule.coefficients(3)):
+        forward, _ = FUSED[type(rule)]
+        if _fused(kernel, forward, out, *tensors, packed, peaks, sums, rule.coefficients(3)):
             total = None if sums is None else sums.sum(dtype=torch.int32)
             return UpdateResult(x_next, packed, peaks.amax() * units(rule.bits), total)
+    reached = []
     for rows in _slices(x_curr):
         before = None if x_prev is None else x_prev[rows]
-        x_next[rows], side = rule.advance(before, x_curr[rows], y[rows], rows)
+        x_next[rows], side, reach = rule.advance(before, x_curr[rows], y[rows], rows)
+        reached += [] if reach is None else [reach]
         if packed is not None and side is not None and rule.side_bits:
             packed[rows] = pack_residues(side, rule.side_bits)
-    peak = largest_magnitude(x_next) * units(rule.bits) if rule.bits is not None and x_next.numel() else None
+    peak = torch.stack(reached).amax() if reached else _peak(x_next, rule.bits)
     return UpdateResult(x_next, packed, peak, bit_sum(x_prev) if verify and x_prev is not None else None)
+
+
+def _peak(x_next: Tensor, bits: int | None) -> Tensor | None:
+    return largest_magnitude(x_next) * units(bits) if bits is not None and x_next.numel() else None
 
 
 def inverse_kernel(
@@ -77,7 +85,8 @@ def inverse_kernel(
     """Invert an update in place: `x` is x_next and becomes x_prev. Return the sum of its bits if `verify`."""
     if isinstance(rule, BdiaRule) and _fits_a_kernel(kernel, x):
         out, *tensors = map(_lanes, (x, x_curr, y))
-        if _fused(kernel, _fused_inverse, out, *tensors, packed, rule.coefficients(3)):
+        _, inverse = FUSED[type(rule)]
+        if _fused(kernel, inverse, out, *tensors, packed, rule.coefficients(3)):
             return bit_sum(x) if verify else None
     for rows in _slices(x_curr):
         side = unpack_residues(packed[rows], rule.side_bits, x_curr[rows].shape) if rule.side_bits else None
@@ -152,7 +161,7 @@ def _partial_results(kernel: str, x_next: Tensor, verify: bool) -> tuple[Tensor,
     dtype = torch.int32
     if kernel == "triton":
         shape, dtype = triton_partial_results(x_next)
-    return x_next.new_empty(shape), x_next.new_empty(shape, dtype=dtype) if verify else None
+    return x_next.new_empty(shape, dtype=torch.float32), x_next.new_empty(shape, dtype=dtype) if verify else None
 
 
 def _fused(kernel: str, function: Callable[..., None], out: Tensor, *arguments: object) -> bool:
@@ -186,6 +195,29 @@ def _fused_inverse(x: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, c: Coef
     x.copy_(exact_inverse(x, x_curr, y, unpack_lanes(packed, packed.shape[1]), c))
 
 
+def _fused_integer_forward(
+    n_next: Tensor,
+    n_prev: Tensor,
+    n_curr: Tensor,
+    y: Tensor,
+    packed: Tensor | None,
+    peaks: Tensor,
+    sums: Tensor | None,
+    c: Coefficients,
+) -> None:
+    found, side, reach = integer_step(n_prev, n_curr, y, c)
+    n_next.copy_(found)
+    peaks.copy_(reach.amax((1, 2)))
+    if packed is not None:
+        packed.copy_(pack_lanes(side, packed.shape[1]))
+    if sums is not None:
+        sums.copy_(n_prev.sum((1, 2), dtype=torch.int32))
+
+
+def _fused_integer_inverse(n: Tensor, n_curr: Tensor, y: Tensor, packed: Tensor, c: Coefficients) -> None:
+    n.copy_(integer_inverse(n, n_curr, y, unpack_lanes(packed, packed.shape[1]), c))
+
+
 def _fused_gradient(
     grad_x_curr: Tensor,
     grad_x_prev: Tensor,
@@ -196,3 +228,9 @@ def _fused_gradient(
 ) -> None:
     grad_x_curr.copy_(through_block + to_curr * grad_x_next)
     grad_x_prev.copy_(to_prev * grad_x_next)
+
+
+FUSED: dict[type[Rule], tuple[Callable[..., None], Callable[..., None]]] = {
+    BdiaRule: (_fused_forward, _fused_inverse),
+    IntegerBdiaRule: (_fused_integer_forward, _fused_integer_inverse),
+}

@@ -23,6 +23,7 @@ One training step with three blocks, none kept (`+s` are packed residues, `y` wh
 The inverse writes over x_{k+1} only where the pass is its one holder. Shape letters: B batch, T tokens, D width.
 """
 
+import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,8 +31,9 @@ import torch
 from torch import Tensor
 
 from bdia import UnsupportedError
-from bdia.reversible.arithmetic.grid import check_range, largest_magnitude, quantize, units
+from bdia.reversible.arithmetic.grid import check_range
 from bdia.reversible.arithmetic.rules import GradientFactors, Rule
+from bdia.reversible.arithmetic.streams import FLOAT32, Stream
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.findings import Findings, Seen, at_backward_end, on_host, read
 from bdia.reversible.engine.holders import StorageReference, held_elsewhere
@@ -87,6 +89,7 @@ class PassSettings(NamedTuple):
         training: False in evaluation mode, where every activation is kept.
         log: what the passes of a chain tell those who watch them.
         prefix: what stands before a setting's name in messages: "stack." for config keys, "" for arguments.
+        stream: the form in which the pass holds streams.
     """
 
     keeps: Callable[[int], bool]
@@ -98,13 +101,14 @@ class PassSettings(NamedTuple):
     batch_dim: int = 0
     training: bool = True
     prefix: str = "stack."
+    stream: Stream = FLOAT32
 
 
 class Pass:
     """The streams x_k that are alive, and what is needed to rebuild the others.
 
     Attributes:
-        states: k -> x_k, contiguous float32. residues: k -> packed residues of a dropped x_k.
+        states: k -> x_k, contiguous, in the form of the stream. residues: k -> packed residues of a dropped x_k.
         taped_from: the first layer that a gradient can reach.
     """
 
@@ -127,15 +131,11 @@ class Pass:
         self._recomputes_any = False
         self._running: dict[int, LayerUpdate] | None = None  # updates that the present backward has reached
         self._consumed = False
-        self._put(0, self._on_grid(x))
-        if settings.bits is not None and x.numel():
-            self._note_peak(0, largest_magnitude(self.states[0]) * units(settings.bits))
-
-    def _on_grid(self, x: Tensor) -> Tensor:
-        """Return x_0 = Q_l[x], or a float32 copy: the caller's tensor is never the pass's own."""
+        self._shown: weakref.ref[Tensor] | None = None  # what the last layer handed on, while the caller has it
         with torch.no_grad():
-            x = x.detach().contiguous()
-            return x.to(torch.float32, copy=True) if self.settings.bits is None else quantize(x, self.settings.bits)
+            state, peak = settings.stream.enter(x.detach().contiguous(), settings.bits)
+        self._put(0, state)
+        self._note_peak(0, peak)
 
     def rows(self, x: Tensor) -> Tensor:
         """View the stream so that its first dimension is as long as the rule's gamma."""
@@ -223,7 +223,18 @@ class Pass:
         if self.settings.batch_dim:
             x_next = torch.ops.aten._unsafe_view(x_next, x_curr.shape)
         self._put(k + 1, x_next.detach())
+        x_next = self.settings.stream.seen(x_next, self.settings.bits)
+        self._shown = weakref.ref(x_next)
         return x_next
+
+    def fetch(self, k: int) -> Tensor:
+        """Return what layer k sees of x_k in forward: on the memory of what the last one handed on, where it lives."""
+        shown = None if self._shown is None else self._shown()
+        return self.settings.stream.seen(self.states[k], self.settings.bits) if shown is None else shown.detach()
+
+    def fetch_again(self, k: int) -> Tensor:
+        """Return what layer k sees of x_k when it is recomputed."""
+        return self.settings.stream.seen(self.state(k), self.settings.bits)
 
     def _note_prev(self, k: int, x_prev: Tensor, result: UpdateResult) -> None:
         prev = k - 1
@@ -274,7 +285,7 @@ class Pass:
 
     def _check_range(self, seen: Seen) -> None:
         if self.settings.bits is not None:
-            largest = check_range(seen.peaks, self.settings.bits, self.settings.prefix)
+            largest = check_range(seen.peaks, self.settings.bits, self.settings.prefix, self.settings.stream.range)
             self.settings.log.largest = max(largest, self.settings.log.largest)
 
     # --- backward ---
@@ -339,8 +350,8 @@ class LayerUpdate:
         self._grad_x_next: Tensor | None = None
 
     def fetch(self, again: bool) -> Tensor:
-        """Return x_k, on the memory that the pass holds."""
-        return (self.owner.state(self.k) if again else self.owner.states[self.k]).detach()
+        """Return what the layer sees of x_k."""
+        return self.owner.fetch_again(self.k) if again else self.owner.fetch(self.k)
 
     def advance(self, y: Tensor) -> Tensor:
         """Return x_{k+1}."""

@@ -12,7 +12,8 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable without its
 from bdia import InvalidTypeError, InvalidValueError, UnsupportedError
 from bdia.reversible.arithmetic.gamma import Gamma, GammaLaw, TwoPoint, as_fraction, constant_gamma
 from bdia.reversible.arithmetic.grid import check_bits, finest_grid
-from bdia.reversible.arithmetic.rules import BdiaRule, EulerRule, FloatBdiaRule, Rule
+from bdia.reversible.arithmetic.rules import Rule
+from bdia.reversible.arithmetic.streams import FLOAT32, Stream, stream_named
 from bdia.reversible.engine import checks
 from bdia.reversible.engine.layers import Chain, OpenPass
 from bdia.reversible.engine.passes import PassLog, PassSettings
@@ -53,6 +54,7 @@ class BdiaUpdates(Recomputation, LastForward):
         quantize_eval: bool,
         verify: bool,
         kernel: Literal["auto", "compiled", "eager", "triton"],
+        stream: Literal["float32", "int32"] = "float32",
         batch_dim: int = 0,
         prefix: str = "stack.",
     ) -> None:
@@ -61,7 +63,9 @@ class BdiaUpdates(Recomputation, LastForward):
         if not hasattr(self.gamma, "sample") or isinstance(self.gamma, type):
             raise InvalidTypeError(f'gamma={gamma!r}: wanted a law such as TwoPoint("1/2"); set {prefix}gamma')
         self.chooses_bits = self.auto_bits = bits == "auto"
-        self.bits = None if bits is None else check_bits(FIRST_BITS if bits == "auto" else bits, f"{prefix}bits")
+        self.stream = stream_named(stream, bits, kernel, prefix)
+        first, most = FIRST_BITS if bits == "auto" else bits, self.stream.range.max_bits
+        self.bits = None if first is None else check_bits(first, f"{prefix}bits", most)
         if backward not in ("reversible", "stored"):
             raise InvalidValueError(f'backward={backward!r}: wanted "reversible" or "stored"; set {prefix}backward')
         if backward == "reversible" and not self.gamma.reversible:
@@ -83,7 +87,7 @@ class BdiaUpdates(Recomputation, LastForward):
             keeps = _all
         settings = PassSettings(
             keeps, bits, self.verify, self.kernel, self.log,
-            batch_dim=self.batch_dim, training=training, prefix=self.prefix,
+            batch_dim=self.batch_dim, training=training, prefix=self.prefix, stream=self._form(bits),
         )  # fmt: skip
         if counts and training and torch.is_grad_enabled():
             self.gamma.begin_pass()
@@ -100,7 +104,7 @@ class BdiaUpdates(Recomputation, LastForward):
             GridOverflowError: no grid does.
         """
         if self.chooses_bits and self.log.largest:
-            self.bits, self.chooses_bits = finest_grid(self.log.largest), False
+            self.bits, self.chooses_bits = finest_grid(self.log.largest, self.stream.range), False
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 checks.tell(self.log.told, checks.own_grid(self.bits, self.prefix))
 
@@ -117,16 +121,21 @@ class BdiaUpdates(Recomputation, LastForward):
 
     def _rule(self, k: int, place: int, x: Tensor, bits: int | None, training: bool) -> Rule:
         """Draw gamma for update k, of the layer at this place, and choose the update that can hold it."""
+        stream = self._form(bits)
         if k == 0 or not (training or self.eval_gamma):
-            return EulerRule(bits)
+            return stream.euler(bits)
         law, batch = self.gamma.at(place), x.shape[self.batch_dim]
         drawn = law.sample(batch, device=x.device) if training else None
         gamma = constant_gamma(self.eval_gamma, batch, x.device) if drawn is None else drawn
         rows = math.prod(x.shape[: self.batch_dim])
         if isinstance(gamma, Gamma) and bits is not None:
-            return BdiaRule(gamma, bits, law.side_bits, rows)
+            return stream.bdia(gamma, bits, law.side_bits, rows)
         value = gamma.value if isinstance(gamma, Gamma) else gamma
-        return FloatBdiaRule(value.repeat(rows) if rows != 1 else value, bits)
+        return stream.rounded(value.repeat(rows) if rows != 1 else value, bits)
+
+    def _form(self, bits: int | None) -> Stream:
+        """The form of the stream in one pass: off the grid, at inference, there is only float32."""
+        return FLOAT32 if bits is None else self.stream
 
     def call_layer(
         self, layer: nn.Module, place: int, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -204,6 +213,9 @@ class BdiaStack(BlockStack, BdiaUpdates):
         kernel: which implementation computes the update. "eager"; "compiled", one kernel of torch.compile each for the
             update, its inverse and its gradients; "triton", the same kernels written in Triton, on a GPU; "auto",
             compiled where a stream is large and a compiler works. All give the same bits.
+        stream: "float32" holds streams as values, exact below 2^(24 - bits). "int32" holds numbers of units, exact
+            below 2^(31 - bits): for pretrained weights with few large activations. Layers see float32; one stream more
+            is alive.
         memory_budget: peak memory of a whole training step for which `bdia.profiling.fit_to_memory` chooses `keep`,
             such as "12GiB", or a fraction of the standard stack's.
         save: kinds of operations ("attention", "matmul") whose outputs a recomputed block keeps.
@@ -227,6 +239,7 @@ class BdiaStack(BlockStack, BdiaUpdates):
         quantize_eval: bool = True,
         verify: bool = True,
         kernel: Literal["auto", "compiled", "eager", "triton"] = "auto",
+        stream: Literal["float32", "int32"] = "float32",
         memory_budget: str | float | None = None,
         save: Sequence[str] = (),
         nested: Sequence[str] = (),
@@ -236,6 +249,7 @@ class BdiaStack(BlockStack, BdiaUpdates):
         BdiaUpdates.__init__(
             self, self.blocks, gamma, bits, RecomputeSettings(keep, memory_budget, save, nested, tile),
             backward=backward, eval_gamma=eval_gamma, quantize_eval=quantize_eval, verify=verify, kernel=kernel,
+            stream=stream,
         )  # fmt: skip
         guard_blocks(self.blocks, self.log.told)
 

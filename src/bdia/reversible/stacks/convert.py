@@ -162,6 +162,7 @@ def convert(
     quantize_eval: bool = False,
     verify: bool = True,
     kernel: Literal["auto", "compiled", "eager", "triton"] = "auto",
+    stream: Literal["float32", "int32"] = "float32",
     save: Sequence[str] = (),
     nested: Sequence[str] = (),
     tile: Mapping[str, int] | None = None,
@@ -173,7 +174,7 @@ def convert(
     returned starts anew. Key/value caches are off in training. Source: Zhang, Lewis, Kleijn, ICML 2025, section 4.3.
 
     Args:
-        model: any model with a list of residual layers; with bfloat16 or float16 parameters too: the stream is float32.
+        model: any model with a list of residual layers; with bfloat16 or float16 parameters too: see `stream`.
         gamma: a law, or a fraction for +- that value. Default: "1/2", the paper's; with `pretrained` `Growing`, from
             1/32 at the second layer to 1/4 at the last.
         bits: grid 2^-bits of the stream. Default 9, the paper's; with `pretrained` "auto": the finest grid that holds
@@ -187,7 +188,7 @@ def convert(
         calibration: a batch for bits="auto": a mapping or tuple of the model's arguments, or its one argument. It runs
             once, in eval() and without gradients.
         batch_dim: the dimension of the stream that counts samples; None asks the modules (`batch_first`).
-        eval_gamma, quantize_eval, verify, kernel, save, nested, tile: as in `BdiaStack`.
+        eval_gamma, quantize_eval, verify, kernel, stream, save, nested, tile: as in `BdiaStack`.
     Returns:
         A report: chains, layers, bytes freed at the last input.
     Raises:
@@ -210,6 +211,7 @@ def convert(
     settings = {
         "recompute": RecomputeSettings(keep, save=save, nested=nested, tile=tile), "backward": backward,
         "eval_gamma": eval_gamma, "quantize_eval": quantize_eval, "verify": verify, "kernel": kernel,
+        "stream": stream,
     }  # fmt: skip
     specs = find_chains(model, layers)
     if batch_dim is not None:
