@@ -35,7 +35,7 @@ ZSH = """_bdia() {
 compdef _bdia bdia"""
 FISH = """complete -c bdia -f -a '(bdia completion words=(string replace -r "^\\S+ " "" -- (commandline -cp)))'"""
 SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
-COMPOSING = ("train", "sweep", "config", "plan")  # verbs that choose from configs/
+COMPOSING = ("train", "sweep", "config", "plan", "profile")  # verbs that choose from configs/
 
 
 @dataclass

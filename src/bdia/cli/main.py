@@ -14,6 +14,7 @@ VERBS = {
     "sweep": "train with several values: a run for each combination",
     "config": "show the config that choices compose to, and run nothing",
     "plan": "memory of a training step with every stack, before it runs",
+    "profile": "what is alive at the peak of a forward and backward, by module and name",
     "report": "records -> tables and one HTML page",
     "dashboard": "a study on W&B: workspace and report",
     "reproduce": "a table or figure of the paper: data, sweep, report",

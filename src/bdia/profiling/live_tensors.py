@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from bdia.profiling.storage_meter import StorageMeter
+from bdia.profiling.workload import Workload
+from bdia.reversible import BlockStack
 
 SUM = "sum of a weight's gradient over parts"
 # What the engine allocates, by the function that does; a file of src/bdia/reversible/engine, a name, what it is.
@@ -108,3 +110,25 @@ def _caller(frame: FrameType | None) -> tuple[str, str]:
         role = role or ENGINE.get((code.co_filename.rpartition("/")[2], code.co_name), "")
         frame = frame.f_back
     return role, "recomputation" if again else "backward" if frame is not None else "forward"
+
+
+def peak_of(workload: Workload) -> tuple[int, dict[Origin, int], int]:
+    """Run one forward and backward of a workload; each weight's gradient is dropped when it is whole.
+
+    Returns:
+        bytes alive at the peak beside weights, buffers and batch; what they are; bytes of one float32 residual stream
+        of the first stack, 0 where there is none.
+    """
+    task, streams = workload.task, [0]
+    known = [*task.parameters(), *task.buffers(), *workload.batch]
+    meter = LiveTensors(task, known)
+    before = meter.total()
+    for parameter in task.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    for stack in [module for module in task.modules() if isinstance(module, BlockStack)][:1]:
+        stack.register_forward_pre_hook(lambda _, args: streams.append(4 * args[0].numel()))
+    with meter:
+        workload.loss().backward()
+    made = {origin: size for origin, size in meter.owned_at_peak.items() if isinstance(origin, Origin)}
+    return meter.peak - before, made, streams[-1]

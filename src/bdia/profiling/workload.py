@@ -53,13 +53,17 @@ class Workload:
         """Images, or target tokens, of a step."""
         return int(self.task.size(self.batch))
 
-    def step(self) -> None:
-        """Forward, backward, optimizer step, and drop the gradients, as a training run does."""
+    def loss(self) -> Tensor:
+        """Forward, in the workload's precision."""
         mixed = self.precision == "bf16-mixed"
         # Lightning's bf16-mixed casts anew at every use as well: no cast outlives its operation by cache.
         with torch.autocast(self.batch[0].device.type, torch.bfloat16, enabled=mixed, cache_enabled=False):
-            loss = self.task.loss(self.batch)
-        loss.backward()
+            loss: Tensor = self.task.loss(self.batch)
+        return loss
+
+    def step(self) -> None:
+        """Forward, backward, optimizer step, and drop the gradients, as a training run does."""
+        self.loss().backward()
         self.optimizer.step()
         if not self.accumulates:
             self.optimizer.zero_grad(set_to_none=True)
