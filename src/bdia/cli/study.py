@@ -7,6 +7,7 @@ Usage: bdia study name=... [key=value ...]
   name=whole_step       peak memory and time of a whole step, with and without stepping weights in backward
   name=equal_memory     time against memory of a whole step: BDIA and checkpointing with more and more kept blocks
   name=length           memory of a whole step against depth and length; the longest, deepest, largest in 4 to 80 GiB
+  name=loss_head        the loss over a large vocabulary: this project's head beside torch's linear_cross_entropy
   out=                  folder of the record; empty: results/<name>
 
 Keys of reconstruction:
@@ -46,6 +47,9 @@ Keys of length:
   gib=[4,16,24,80] device=cuda          memories, and the device that is planned for
   ways=[...]                            some of those of whole_step
 
+Keys of loss_head:
+  tokens=2048 width=256 vocabulary=50257 chunk=256 rounds=5
+
 Examples:
   bdia study name=reconstruction
   bdia study name=reconstruction depths=[6] seeds=[0]
@@ -60,7 +64,7 @@ from bdia import InvalidValueError
 from bdia.cli.arguments import read_arguments
 from bdia.results.output import say_on_stderr
 
-NAMES = ("reconstruction", "inference", "whole_step", "equal_memory", "length")
+NAMES = ("reconstruction", "inference", "whole_step", "equal_memory", "length", "loss_head")
 STUDIES = {name: f"bdia.bench.studies.{name}" for name in NAMES}
 
 

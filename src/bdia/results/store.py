@@ -25,6 +25,7 @@ NOT_EXPERIMENTS = (
     "equal_memory",
     "length",
     "stream",
+    "loss_head",
     "kills",
     "settings",
     "soak",
