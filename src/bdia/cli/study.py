@@ -8,6 +8,7 @@ Usage: bdia study name=... [key=value ...]
   name=equal_memory     time against memory of a whole step: BDIA and checkpointing with more and more kept blocks
   name=length           memory of a whole step against depth and length; the longest, deepest, largest in 4 to 80 GiB
   name=loss_head        the loss over a large vocabulary: this project's head beside torch's linear_cross_entropy
+  name=stream           the stream as float32 and as int32: price of a step, precision of grids with large values
   out=                  folder of the record; empty: results/<name>
 
 Keys of reconstruction:
@@ -50,6 +51,12 @@ Keys of length:
 Keys of loss_head:
   tokens=2048 width=256 vocabulary=50257 chunk=256 rounds=5
 
+Keys of stream:
+  depth=12 rounds=7                     blocks; times of a step of each form, 0: no step is taken
+  model=, width=, heads=, vocabulary=, batch=8, tokens=256, optimizer=: as of whole_step
+  bits=[8,...,16] seeds=[0,1,2]         grids; seeds of the model with large values
+  outliers=[0,1000,10000,60000]         the large value in each text
+
 Examples:
   bdia study name=reconstruction
   bdia study name=reconstruction depths=[6] seeds=[0]
@@ -64,7 +71,7 @@ from bdia import InvalidValueError
 from bdia.cli.arguments import read_arguments
 from bdia.results.output import say_on_stderr
 
-NAMES = ("reconstruction", "inference", "whole_step", "equal_memory", "length", "loss_head")
+NAMES = ("reconstruction", "inference", "whole_step", "equal_memory", "length", "loss_head", "stream")
 STUDIES = {name: f"bdia.bench.studies.{name}" for name in NAMES}
 
 
