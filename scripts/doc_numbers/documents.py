@@ -66,7 +66,9 @@ def depth(stack: str, blocks: str, field: str) -> float:
 def study_rows(name: str, *wanted: str) -> list[dict[str, Any]]:
     """Return the rows of the newest record of `bdia study` that have these values; each is KEY=VALUE."""
     pairs = [one.partition("=")[::2] for one in wanted]
-    rows = [row for row in newest(name)["rows"] if all(str(row.get(key)) == value for key, value in pairs)]
+    rows = [
+        row for row in newest(name)["rows"] if all(str(row.get(key)).replace(" ", "_") == value for key, value in pairs)
+    ]
     if not rows:
         raise UnknownNumberError(f"results/{name}: no row with {' '.join(wanted)}")
     return rows

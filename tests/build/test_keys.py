@@ -94,8 +94,8 @@ def test_keyword_arguments_that_a_class_hands_on_are_taken():
     assert compose(["model=timm_vit", "+model.net.embed_dim=24"]).model.net.embed_dim == 24
 
 
-def test_the_keys_of_a_run_are_those_of_the_config_and_the_weights_to_start_from():
-    assert {*compose([]), "weights"} == set(KEYS)
+def test_the_keys_of_a_run_are_those_of_the_config_the_weights_to_start_from_and_a_studys_scale():
+    assert {*compose([]), "weights", "scale"} == set(KEYS)
 
 
 def recorded(*overrides):

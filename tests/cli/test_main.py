@@ -46,7 +46,9 @@ def test_the_help_names_every_verb_and_every_file_of_a_verb_is_one(call):
     assert (code, err) == (0, "") and call() == (code, out, err)
     assert all(f"\n  {verb} " in out for verb in VERBS)
     files = {path.stem for path in (ROOT / "src" / "bdia" / "cli").glob("*.py")}
-    assert files - {"__init__", "__main__", "main", "errors", "arguments"} == {v.replace("-", "_") for v in VERBS}
+    assert files - {"__init__", "__main__", "main", "errors", "arguments", "plan_hf"} == {
+        v.replace("-", "_") for v in VERBS
+    }
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -165,7 +167,7 @@ def test_an_accident_keeps_its_traceback(error, raises):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["stack.bits=99"], "error: stack.bits=99: wanted a whole number of at least 1 and at most 20 or auto or null"),
+        (["stack.bits=99"], "error: stack.bits=99: wanted a whole number of at least 1 and at most 24 or auto or null"),
         (["stack.bitz=9"], "error: stack.bitz=9: bdia.reversible.BdiaStack reads no bitz; did you mean stack.bits?"),
         (["gamma@stack.gamma=uniform"], "has no inverse: set stack.backward=stored"),
         (["trainer.devices=2"], "error: trainer.devices=2: a run and its record cover one device, wanted 1."),

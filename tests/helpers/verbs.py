@@ -12,4 +12,7 @@ def own_arguments(verb: str) -> set[str]:
     classes = [getattr(module, "Choice", None), getattr(module, "Arguments", None)]
     if verb in ELSEWHERE:
         classes.append(import_module(ELSEWHERE[verb]).Arguments)
-    return {field.name for cls in classes if cls is not None for field in fields(cls)}
+    own = set()
+    if verb == "study":  # its keys are those of the study that it names
+        own, classes = {"name", "out"}, [import_module(study).Arguments for study in module.STUDIES.values()]
+    return own | {field.name for cls in classes if cls is not None for field in fields(cls)}

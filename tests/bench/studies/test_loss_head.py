@@ -17,5 +17,5 @@ def test_torchs_head_has_the_same_gradients_and_holds_them_from_forward_on():
 
 def test_a_torch_without_it_is_told_which_one_has_it(monkeypatch):
     monkeypatch.delattr(F, "linear_cross_entropy", raising=False)
-    with pytest.raises(RuntimeError, match="take torch 2.14 or newer"):
+    with pytest.raises(RuntimeError, match=r"take torch 2\.14 or newer"):
         next(loss_head.measure(loss_head.Arguments()))
