@@ -430,7 +430,7 @@ def invert(seed: int, until: float, most: int) -> dict[str, int]:
         q = [at.randint(1, 256) for _ in range(batch)]
         p = [at.choice((-1, 1)) * at.randint(1, max(1, min(256, 2 * each))) for each in q]
         rule = BdiaRule(Gamma(torch.tensor(p, dtype=torch.int32), torch.tensor(q, dtype=torch.int32)), bits, 8)
-        x_next, side = rule.advance(prev, curr, y, slice(None))
+        x_next, side, _ = rule.advance(prev, curr, y, slice(None))
         if x_next.abs().max() >= limit or not torch.isfinite(x_next).all():
             refused += 1  # the range check of a pass refuses it
             continue

@@ -65,6 +65,10 @@ def candidates(line: str) -> list[str]:
 def _keys(verb: str) -> list[str]:
     """Return a verb's own keys; where it chooses from configs/, the groups and what the help of `train` names too."""
     own = set(_arguments(f"bdia.cli.{verb.replace('-', '_')}"))
+    if verb == "study":  # the keys of every study
+        own |= {"name", "out"}
+        for path in (Path(__file__).parents[1] / "bench" / "studies").glob("*.py"):
+            own |= set(_arguments(f"bdia.bench.studies.{path.stem}"))
     if verb in COMPOSING:
         own |= {path.name for path in _configs().iterdir() if path.is_dir()} - {"hydra"}
         help_text = _tree("bdia.cli.train").body[0].value.value.partition("Examples:")[0]

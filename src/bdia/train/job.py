@@ -82,7 +82,7 @@ def recorded_config(cfg: DictConfig) -> dict[str, Any]:
     for place, key in product(("", "weights.pretrain."), (*UNHASHED_KEYS, *ADDED_KEYS)):
         *groups, name = f"{place}{key}".split(".")
         node = reduce(lambda node, group: node.get(group) or {}, groups, container)
-        if key in UNHASHED_KEYS or node.get(name) is ADDED_KEYS[key]:
+        if key in UNHASHED_KEYS or node.get(name, ...) == ADDED_KEYS[key]:
             node.pop(name, None)
     return {key: value for key, value in container.items() if key not in UNHASHED_PARTS}
 

@@ -115,7 +115,7 @@ def exact_states(
     sides: list[Tensor | None] = [None]
     for k in range(1, len(blocks)):
         rule = BdiaRule(gammas[k], bits, side_bits=0)
-        x_next, side = rule.advance(states[k - 1], states[k], _run(blocks[k], states[k]), ALL)
+        x_next, side, _ = rule.advance(states[k - 1], states[k], _run(blocks[k], states[k]), ALL)
         states.append(x_next)
         sides.append(side)
     return states, sides
