@@ -77,3 +77,10 @@ def test_blocks_are_counted_from_the_nearer_end():
         return moments(["start", *["up", "down"] * depths[0], "end"], [0, *alive, 10 * depths[0] + 3])
 
     assert alike_moments(trace, (100,)).cost().peak == trace((100,), 0).cost().peak == 1005
+
+
+@pytest.mark.slow
+def test_blocks_in_tiles_are_traced_all_and_cost_what_they_do():
+    tiled = ("stack=bdia", "stack.keep=0", "stack.tile={norm2+mlp:8,norm1+attn:4}")
+    traced, found, blocks = traced_and_extended("in_backward", tiled, 12)
+    assert (found, blocks) == (traced, 12)

@@ -59,13 +59,16 @@ class ConfigSteps:
         return found or self._trace(stack, batch, depths)
 
     def alike(self, stack: tuple[str, ...]) -> bool:
-        """Whether a stack treats all blocks in the same way, but for trailing ones that keep their activations."""
+        """Whether a stack treats all blocks in the same way, but for trailing ones that keep their activations.
+
+        Blocks in tiles are not taken for alike: extended, their weights' gradients seem to be alive together.
+        """
         settings = self.config(stack, None).stack
         row = BY_CLASS[_class_name(settings)]
         by_place = "gamma" in settings and issubclass(
             getattr(reversible, _class_name(settings.gamma)), reversible.PerBlock
         )
-        return row.alike and not by_place and isinstance(settings.get("keep", 0), int)
+        return row.alike and not by_place and not settings.get("tile") and isinstance(settings.get("keep", 0), int)
 
     def config(self, stack: tuple[str, ...], depths: tuple[int, ...] | int | None) -> DictConfig:
         """Return the config with a stack; None leaves the depth as it is."""
