@@ -12,7 +12,7 @@ from bdia.results.tables import Table
 from bdia.reversible.stacks.registry import STACKS
 
 MIB = 2**20
-MOST_ROWS = 40
+MOST_ROWS = 120
 SKIPPED = {"overrides", "error", "status", "unit", "rounds_ms"}
 # Study, a folder of results -> the columns of its table, where its rows have them; else the first six that vary.
 STUDIES: Mapping[str, tuple[str, ...]] = {
