@@ -67,12 +67,9 @@ def with_answers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row["time_ratio"] = round(statistics.median(own / other for own, other in pairs), 3)
     for row in rows:
         if row["curve"] in CURVES:
-            row["at_this_peak"] = time_at(row["peak"], [r for r in rows if r["curve"] in CURVES and _other(r, row)])
+            other = [one for one in rows if one["curve"] in CURVES.keys() - {row["curve"]}]
+            row["at_this_peak"] = time_at(row["peak"], other)
     return rows
-
-
-def _other(one: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    return bool(one["curve"] != row["curve"])
 
 
 def time_at(peak: int, curve: Sequence[Mapping[str, Any]]) -> float | None:
