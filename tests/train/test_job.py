@@ -128,6 +128,13 @@ def test_stepping_in_backward_is_a_condition_of_its_own_and_its_default_is_none(
     assert "in_backward" not in first
 
 
+def test_label_smoothing_of_images_is_a_condition_of_its_own_and_none_is_what_it_was_before_there_was_any():
+    assert "label_smoothing" not in recorded_config(compose([]))["model"]
+    assert recorded_config(compose(["model.label_smoothing=0.1"]))["model"]["label_smoothing"] == 0.1
+    text = recorded_config(compose(["data=pydoc", "model=gpt2_demo"]))["model"]
+    assert text["label_smoothing"] == 0.0  # the records of text tasks have always had it
+
+
 def test_loggers_are_closed_where_their_summary_can_not_be_written(tiny, monkeypatch):
     def full(loggers, rows):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -69,7 +69,9 @@ ADDED_KEYS = {  # younger than the hash: at this value a run is what it was with
     "model.net.stack.tile": None,
     "stack.stream": "float32",
     "model.net.stack.stream": "float32",
+    "model.label_smoothing": 0.0,
 }
+ADDED_TO = {"model.label_smoothing": "bdia.tasks.ImageClassification"}  # the text tasks have had it from the start
 _GIT = git_state(ROOT)  # when the code was imported: a commit during a sweep does not change what runs
 
 
@@ -82,6 +84,8 @@ def recorded_config(cfg: DictConfig) -> dict[str, Any]:
     for place, key in product(("", "weights.pretrain."), (*UNHASHED_KEYS, *ADDED_KEYS)):
         *groups, name = f"{place}{key}".split(".")
         node = reduce(lambda node, group: node.get(group) or {}, groups, container)
+        if node.get("_target_") != ADDED_TO.get(key, node.get("_target_")):
+            continue
         if key in UNHASHED_KEYS or node.get(name, ...) == ADDED_KEYS[key]:
             node.pop(name, None)
     return {key: value for key, value in container.items() if key not in UNHASHED_PARTS}

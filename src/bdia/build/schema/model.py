@@ -33,6 +33,7 @@ class Images(TypedDict, total=False):
     """Image classification."""
 
     net: Required[NODE]
+    label_smoothing: SHARE
 
 
 class Language(TypedDict, total=False):
