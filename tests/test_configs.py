@@ -49,9 +49,10 @@ TASK_ARGUMENTS = {task: {} if "Image" in task else {"tokenizer": TOKENIZER} for 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 # gamma laws sit inside the stack that reads them; laws without an inverse need stored activations
-PACKAGE = {"gamma": "gamma@stack.gamma", "tokenizer": "tokenizer@data.tokenizer"}
+PACKAGE = {"gamma": "gamma@stack.gamma", "tokenizer": "tokenizer@data.tokenizer", "regulariser": "+regulariser"}
 NEEDS = {"gamma=zero": ["stack.backward=stored"], "gamma=uniform": ["stack.backward=stored"]}
 NEEDS |= {f"gamma={law}": ["stack.backward=stored"] for law in ("three_point", "one_sided")}
+NEEDS |= {f"regulariser=weight_decay_{trial}": ["optimizer=adamw"] for trial in ("weak", "middle", "strong")}
 NEEDS["tokenizer=saved"] = ["data.tokenizer.path=tokenizer.json"]
 GROUP_FILES = sorted(
     f"{path.parent.name}={path.stem}"
@@ -177,6 +178,23 @@ def test_the_paper_experiments_train_as_the_paper_says():
         assert (optimizer._target_, optimizer.lr, list(optimizer.betas)) == ("bdia.optim.SetAdam", 1e-4, [0.9, 0.999])
         assert (cfg.data.batch_size, cfg.data.val_fraction, cfg.data.train_per_class) == (128, 0, None)
         assert (cfg.scheduler._target_, cfg.trainer.max_epochs) == ("bdia.optim.cosine", 300)
+
+
+def test_every_regulariser_has_three_trials_alone_and_with_bdia():
+    """A condition: its stack, gamma, dropout, stochastic depth, weight decay, label smoothing."""
+    found = set()
+    for choices in jobs_of([*overrides_of("regularisers_cifar10", "few"), "seed=0"]):
+        cfg = compose_config(*choices)
+        law, net = cfg.stack.get("gamma"), cfg.model.net
+        assert cfg.optimizer._target_ == "torch.optim.AdamW" and cfg.data.val_fraction > 0
+        settings = (net.dropout, net.drop_path, cfg.optimizer.weight_decay, cfg.model.label_smoothing)
+        found.add((cfg.stack._target_.rpartition(".")[2], law and law.value, *settings))
+    trials = ((0.1, 0.3, 0.5), (0.1, 0.3, 0.5), (0.05, 0.3, 1.0), (0.05, 0.1, 0.2))
+    beside = {tuple(value if at == place else 0.0 for at in range(4)) for place in range(4) for value in trials[place]}
+    nothing = (0.0,) * 4
+    wanted = {("StandardStack", None, *one) for one in beside | {nothing}}
+    wanted |= {("BdiaStack", "1/2", *one) for one in beside} | {("BdiaStack", g, *nothing) for g in ("1/4", "1/2", "1")}
+    assert found == wanted
 
 
 @pytest.mark.parametrize(

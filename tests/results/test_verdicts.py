@@ -143,6 +143,13 @@ def test_on_data_without_published_figures_the_difference_is_told_without_a_verd
     )
 
 
+def test_the_standard_stack_with_label_smoothing_is_a_rival_of_bdia_without():
+    records = [make_record(BDIA), make_record(STANDARD)]
+    records[1].config["model"]["label_smoothing"] = 0.1
+    lines = verdict_lines(only(records))
+    assert any("BDIA minus standard (ViT), label_smoothing 0.1" in line and "rise of" in line for line in lines)
+
+
 def test_a_smoke_run_says_nothing():
     assert verdict_lines(only(study(61.0, experiment="table1_cifar10_smoke"))) == [
         "A smoke run: too short to say anything on the paper's claims."

@@ -10,7 +10,7 @@ from bdia.results.paired import Paired, holm, pairs_needed, power
 from bdia.results.published import form_of
 from bdia.results.record import RunRecord
 from bdia.results.statistics import Experiment, Result, Variant, value_of
-from bdia.results.variants import Settings
+from bdia.results.variants import UNSET, Settings
 from bdia.reversible.stacks.registry import BDIA, STANDARD
 
 REPRODUCED, CONTRADICTED, NOT_RESOLVED, NOT_RUN = "reproduced", "contradicted", "not resolved", "not run"
@@ -239,4 +239,5 @@ def _rivals(experiment: Experiment, variant: Variant) -> Iterator[Variant]:
 
 def _regularises_more(key: str, theirs: object, ours: object) -> bool:
     known = any(word in key.rpartition(".")[2] for word in REGULARISERS)
+    theirs, ours = (0.0 if value == UNSET else value for value in (theirs, ours))
     return known and isinstance(theirs, int | float) and isinstance(ours, int | float) and theirs > ours
