@@ -305,9 +305,17 @@ def close_loggers(loggers: Sequence[Logger], outcome: str) -> None:
 
 
 def build_trainer(
-    cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], run_dir: Path, plugins: Sequence[Any] = ()
+    cfg: DictConfig,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+    run_dir: Path,
+    plugins: Sequence[Any] = (),
+    strategy: Any = None,
 ) -> Trainer:
     """Build the Lightning trainer; of its warnings only the expected ones are silenced."""
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    return _built(cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=run_dir, plugins=[*plugins])
+    return _built(
+        cfg.trainer, callbacks=callbacks, logger=loggers, default_root_dir=run_dir, plugins=[*plugins],
+        **({} if strategy is None else {"strategy": strategy}),
+    )  # fmt: skip

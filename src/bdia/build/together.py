@@ -30,7 +30,7 @@ def check_together(cfg: DictConfig) -> None:
         if not config["callbacks"].get(name):
             raise InvalidValueError(f"callbacks.{name} is missing: {why}; leave ~callbacks.{name} out")
     _check_length(config)
-    _check_devices(config["trainer"])
+    _check_devices(config)
     _check_in_backward(config)
     _check_machine(config)
     _check_model(config)
@@ -61,14 +61,66 @@ def _check_length(config: Mapping[str, Any]) -> None:
         raise InvalidValueError(f"trainer.min_epochs={least}: wanted at most trainer.max_epochs={most}")
 
 
-def _check_devices(trainer: Mapping[str, Any]) -> None:
+def device_count(trainer: Mapping[str, Any]) -> int:
+    """Return the number of devices of a node.
+
+    Raises:
+        InvalidValueError: `trainer.devices` does not say it.
+    """
     devices = trainer.get("devices", 1)
-    count = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
-    if str(count) != "1":
+    if isinstance(devices, Sequence) and not isinstance(devices, str):
+        return len(devices)
+    if not str(devices).isdecimal() or int(devices) < 1:
         raise InvalidValueError(
-            f"trainer.devices={devices}: a run and its record cover one device, wanted 1. Run one job per device "
-            "(hydra/launcher=joblib), or use bdia.reversible in a DDP or FSDP2 script of your own"
+            f"trainer.devices={devices}: a record says how many trained; wanted a number of at least 1, or a list of "
+            "GPUs; set trainer.devices"
         )
+    return int(devices)
+
+
+def _check_devices(config: Mapping[str, Any]) -> None:
+    """Several devices have a strategy, and nothing that knows one device alone."""
+    trainer, stack = config["trainer"], config["stack"]
+    count, strategy = device_count(trainer) * trainer.get("num_nodes", 1), trainer.get("strategy", "auto")
+    if count == 1:
+        if strategy != "auto":
+            raise InvalidValueError(
+                f"trainer.strategy={strategy} with one device: wanted auto; set trainer.strategy, or trainer.devices"
+            )
+        return
+    said = f"with {count} devices"
+    if strategy == "auto":
+        raise InvalidValueError(
+            f"trainer.strategy=auto {said}: wanted ddp (every device has all weights) or fsdp2 (each weight is shared "
+            "out over the devices); set trainer.strategy, or trainer.devices=1 and one job a device"
+        )
+    for key, is_refused, why in (
+        ("stack.bits=auto", stack.get("bits") == "auto", "each device would choose its own grid; set a number"),
+        ("stack.memory_budget", stack.get("memory_budget") is not None, "it counts one device; set stack.keep"),
+        (
+            "optimizer.in_backward=true",
+            config["optimizer"].get("in_backward"),
+            "a gradient is stepped before the devices have exchanged it; set optimizer.in_backward=false",
+        ),
+        (
+            "optimizer=set_adam",
+            strategy == "fsdp2" and str(config["optimizer"].get("_target_")) == "bdia.optim.SetAdam",
+            "fsdp2 shares a weight out, and its step needs the largest and smallest value of the whole one; set "
+            "optimizer=adamw or trainer.strategy=ddp",
+        ),
+        (
+            "weights.pretrain",
+            (config.get("weights") or {}).get("pretrain"),
+            "train it first on one device, then set weights.from to its folder and weights.pretrain=null",
+        ),
+        (
+            "trainer.precision=16-mixed",
+            strategy == "fsdp2" and trainer.get("precision") == "16-mixed",
+            "the loss scale is not shared out; set trainer.precision=bf16-mixed",
+        ),
+    ):
+        if is_refused:
+            raise InvalidValueError(f"{key} {said}: {why}")
 
 
 def _check_in_backward(config: Mapping[str, Any]) -> None:

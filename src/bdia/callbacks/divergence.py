@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from bdia import BdiaError
+from bdia.data.ranks import gathered
 
 LOOK_EVERY = 50  # batches: a look makes a GPU wait
 
@@ -59,6 +60,6 @@ class Divergence(Callback):
 
     def _look(self) -> None:
         if self.first is not None:
-            number, value = self.first.tolist()
-            if number >= 0:
-                raise DivergedError(int(number), value)
+            bad = [(number, value) for number, value in gathered(self.first.tolist()) if number >= 0]
+            if bad:
+                raise DivergedError(int(min(bad)[0]), min(bad)[1])

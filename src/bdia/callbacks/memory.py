@@ -9,8 +9,11 @@ from torch import nn
 
 from bdia import InvalidValueError
 from bdia.callbacks.history import Measurement, MeasuringCallback
+from bdia.data.ranks import gathered, local_part
 from bdia.profiling.sizes import MIB
 from bdia.profiling.storage_meter import StorageMeter, optimizer_state
+
+OF_EACH_RANK = ("peak_allocated", "peak_reserved", "peak_activations", "model_state", "side_information")
 
 
 class PeakMemory(MeasuringCallback):
@@ -24,6 +27,8 @@ class PeakMemory(MeasuringCallback):
     recorded under that name as well; it is part of the activations.
     Where the law of gamma changes the bits of side information during training (`Ramp`), the batch after each change is
     measured too: rows of a later step. Batches of another size are not.
+    With several devices every process measures; the rows are those of the one with the highest peak, and each has its
+    own beside them ("rank 1").
 
     Args:
         at_batch: the batch measured, counted from the start of training; at least 1, so that optimizer state exists
@@ -67,7 +72,7 @@ class PeakMemory(MeasuringCallback):
             torch.cuda.reset_peak_memory_stats()
         elif pl_module.device.type == "cpu":
             state = [tensor for optimizer in trainer.optimizers for tensor in optimizer_state(optimizer)]
-            known = [*pl_module.parameters(), *pl_module.buffers(), *state, *batch]
+            known = map(local_part, [*pl_module.parameters(), *pl_module.buffers(), *state, *batch])
             self.meter = StorageMeter(known, pl_module.parameters())
             self.hooks = book_categories(pl_module, self.meter)
             self.meter.__enter__()
@@ -87,7 +92,16 @@ class PeakMemory(MeasuringCallback):
             return
         if self.rows and self.rows[-1].step == trainer.global_step:  # gradients are accumulated; the next batch, then
             return
-        new = [Measurement(name, value / MIB, None, trainer.global_step) for name, value in found.items()]
+        ranks = gathered(found)
+        largest = max(ranks, key=lambda rank: rank["peak_allocated"])
+        new = [Measurement(name, value / MIB, None, trainer.global_step) for name, value in largest.items()]
+        if len(ranks) > 1:
+            new += [
+                Measurement(name, each[name] / MIB, f"rank {rank}", trainer.global_step)
+                for rank, each in enumerate(ranks)
+                for name in OF_EACH_RANK
+                if name in each
+            ]
         self.rows += new
         self.side_bits = side_bits
         self.draw(trainer, new)
@@ -143,12 +157,12 @@ class PeakMemory(MeasuringCallback):
 
 def _fixed(trainer: Trainer, model: LightningModule) -> dict[str, int]:
     """Return the bytes that are the same at every moment of the step."""
-    weights = sum(p.nbytes for p in model.parameters())
-    optimizer = sum(tensor.nbytes for each in trainer.optimizers for tensor in optimizer_state(each))
+    weights = sum(local_part(p).nbytes for p in model.parameters())
+    optimizer = sum(local_part(tensor).nbytes for each in trainer.optimizers for tensor in optimizer_state(each))
     return {
         "peak_parameters": weights,
         "peak_optimizer": optimizer,
-        "model_state": weights + sum(p.nbytes for p in model.parameters() if p.requires_grad) + optimizer,
+        "model_state": weights + sum(local_part(p).nbytes for p in model.parameters() if p.requires_grad) + optimizer,
         "side_information": sum(getattr(module, "side_bytes", 0) for module in model.modules()),
         "resident_data": getattr(trainer.train_dataloader, "resident_bytes", 0),
     }

@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from bdia.callbacks.history import Measurement, MeasuringCallback
+from bdia.data.ranks import gathered
 
 
 class ReversibilityCheck(MeasuringCallback):
@@ -43,6 +44,7 @@ class ReversibilityCheck(MeasuringCallback):
         if self.before:
             new, step = [], trainer.global_step
             errors = [float(e) for stack in self.before for e in stack.reconstruction_error.values()]
+            errors = [error for of_rank in gathered(errors) for error in of_rank]
             if any(stack.rebuilt for stack in self.before):
                 new.append(Measurement("reconstruction_error", max(errors, default=0.0), None, step))
             chosen = [stack.bits for stack in self.before if getattr(stack, "auto_bits", False)]

@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bdia.data.ranks import local_part
+
 
 def optimizer_state(optimizer: Optimizer) -> list[Tensor]:
     """Return the tensors of the state of the optimizer's own parameters; it may share its state with another."""
@@ -74,7 +76,7 @@ class StorageMeter(TorchDispatchMode):
         results = self._noted(func, args, kwargs or {})
         if self.alive > self.peak:
             self.peak = self.alive
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            gradients = [local_part(p.grad) for p in self.parameters if p.grad is not None]
             self.gradients_at_peak = sum(gradient.nbytes for gradient in gradients)
             self.owned_at_peak = self._owned(gradients)
         return results

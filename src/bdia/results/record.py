@@ -69,7 +69,8 @@ class Metric:
         name: a key of `UNITS`.
         value: in `unit`; NaN and infinities are written as null and read back as NaN.
         unit: `UNITS[name]`, written out so that a record reads without this module.
-        split: "train", "val", "test", or None where no data split is meant (memory, time).
+        split: "train", "val", "test"; None where no data split is meant (memory, time); "rank 1" for what one process
+            of several measured, whose largest is the row without.
         step: optimizer steps done when it was measured. Rows that share name and split form a curve.
     Raises:
         RecordError: unknown name or split, or another unit than `UNITS` states.
@@ -87,8 +88,8 @@ class Metric:
             raise RecordError(f"name: saw {self.name!r}, want one of {', '.join(UNITS)} (add new ones to UNITS)")
         if self.unit != UNITS[self.name]:
             raise RecordError(f"unit: saw {self.unit!r} for {self.name}, want {UNITS[self.name]!r}")
-        if self.split not in SPLITS:
-            raise RecordError(f"split: saw {self.split!r}, want one of {SPLITS}")
+        if self.split not in SPLITS and not re.fullmatch(r"rank \d+", str(self.split)):
+            raise RecordError(f"split: saw {self.split!r}, want one of {SPLITS} or a rank such as 'rank 0'")
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise RecordError(f"value: saw {self.value!r} for {self.name}, want a number")
         if self.step is not None and not isinstance(self.step, int):

@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from bdia.data.ranks import are_several, gathered, local_part
 from bdia.reversible import load_training_state, training_state
+from bdia.tasks.sharding import like_parameter, shard
 
 
 class Task(LightningModule):
@@ -53,6 +56,17 @@ class Task(LightningModule):
         """Return the mean training loss of a batch, nat: what training minimises, without logging it."""
         raise NotImplementedError
 
+    @property
+    def world_size(self) -> int:
+        """Processes that train this task together."""
+        return self._trainer.world_size if self._trainer is not None else 1
+
+    def configure_model(self) -> None:
+        """Share the weights out over the devices where the strategy is fsdp2; called before fit and before test."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy):
+            shard(self.net, strategy.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimizer over trainable parameters and its per-step schedule."""
         optimizer = self.optimizer([p for p in self.net.parameters() if p.requires_grad])
@@ -85,18 +99,25 @@ class Task(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the state of stacks, and what is unfinished: accumulated gradients, the epoch's means so far."""
         checkpoint["reversible"] = training_state(self.net)
-        checkpoint["metrics"] = {
+        metrics = {
             name: {key: value.detach().clone() for key, value in metric.metric_state.items()}
             for name, metric in self.metrics.items()
             if name.startswith("train/") and metric.update_called
         }
-        checkpoint["gradients"] = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
+        gradients = {name: local_part(p.grad) for name, p in self.named_parameters() if p.grad is not None}
+        if are_several():  # each process has its own
+            checkpoint["of_ranks"] = gathered((metrics, gradients))
+        else:
+            checkpoint["metrics"], checkpoint["gradients"] = metrics, gradients
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the stacks; keep the rest until training starts, for Lightning clears it before."""
         if "reversible" in checkpoint:  # not in those of commit 97832fb and before
             load_training_state(self.net, checkpoint["reversible"])
         self.gradients, self.unfinished = checkpoint.get("gradients", {}), checkpoint.get("metrics", {})
+        ranks = checkpoint.get("of_ranks", [])
+        if len(ranks) == self.world_size > 1:  # with another number there is nothing unfinished: see the loader's plan
+            self.unfinished, self.gradients = ranks[self.global_rank]
 
     def on_train_start(self) -> None:
         """Restore the gradients, and the means of an epoch that goes on where it was left."""
@@ -106,5 +127,6 @@ class Task(LightningModule):
                     setattr(self.metrics[name], key, value.to(self.device))
         self.unfinished = {}
         for name, gradient in self.gradients.items():
-            self.get_parameter(name).grad = gradient.to(self.device)
+            parameter = self.get_parameter(name)
+            parameter.grad = like_parameter(gradient.to(self.device), parameter)
         self.gradients = {}

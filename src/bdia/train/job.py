@@ -43,6 +43,7 @@ from bdia.results.store import finished_records, record_path, write_record
 from bdia.reversible import GridOverflowError
 from bdia.tasks import Task
 from bdia.train.checkpoints import FINAL, WholeCheckpointIO, newest_whole, remove_resumable
+from bdia.train.devices import is_alone_or_first, joined_start, strategy, world_size
 from bdia.train.loggers import run_name, summarise
 from bdia.train.preflight import check_memory, check_places, check_room
 from bdia.train.progress import SINGLE, Job, gamma_cost, progress, say_outcome
@@ -65,6 +66,8 @@ UNHASHED_KEYS = (
 )
 ADDED_KEYS = {  # younger than the hash: at this value a run is what it was without the key
     "optimizer.in_backward": False,
+    "trainer.strategy": "auto",
+    "trainer.num_nodes": 1,
     "stack.tile": None,
     "model.net.stack.tile": None,
     "stack.stream": "float32",
@@ -107,7 +110,9 @@ def train(cfg: DictConfig, job: Job = SINGLE) -> RunRecord:
         Whatever the run raised, after a record with status "failed", "oom", "interrupted" or "diverged" was written.
     """
     check_run(cfg)
-    check_places(cfg)
+    leads = is_alone_or_first(cfg.trainer)
+    if leads:
+        check_places(cfg)
     cfg = find_weights(cfg, lambda first: train_once(first, recorded_config(first), train))
     recorded = recorded_config(cfg)
     sha = config_sha256(recorded)
@@ -119,7 +124,7 @@ def train(cfg: DictConfig, job: Job = SINGLE) -> RunRecord:
         log.warning("already done by commit %s: %s. rerun=true runs it again.", record.git["sha"][:7], done)
         return record
     found = Measured()
-    with _held(run_dir, found):
+    with _held(run_dir, found) if leads else contextlib.nullcontext():
         return _run_and_record(cfg, recorded, sha, run_dir, found, job)
 
 
@@ -188,7 +193,7 @@ def _run_and_record(
     started, clock = datetime.now(UTC), time.perf_counter()
     record = RunRecord(
         run_id=run_id(started, _GIT["sha"], sha, cfg.seed), experiment=cfg.name, status="ok", seed=cfg.seed,
-        git=_GIT, config=recorded, config_sha256=sha, device=describe_device(cfg.trainer.accelerator),
+        git=_GIT, config=recorded, config_sha256=sha, device=_devices(cfg),
         precision=str(cfg.trainer.precision), started_utc=started.isoformat(), wall_s=0.0, metrics=[], error=None,
     )  # fmt: skip
     try:
@@ -206,6 +211,10 @@ def _run_and_record(
     return _write(record, found, clock, cfg, run_dir)
 
 
+def _devices(cfg: DictConfig) -> dict[str, Any]:
+    return describe_device(cfg.trainer.accelerator) | {"count": world_size(cfg.trainer)}
+
+
 def _has_diverged(error: BaseException, found: Measured) -> bool:
     """Tell whether training ended because its numbers grew without bound: a loss, or a stream that left the grid.
 
@@ -215,12 +224,17 @@ def _has_diverged(error: BaseException, found: Measured) -> bool:
 
 
 def _write(record: RunRecord, found: Measured, clock: float, cfg: DictConfig, run_dir: Path) -> RunRecord:
-    """Write the record, of a run that ended well also beside its weights, and print what came out."""
+    """Write the record, of a run that ended well also beside its weights, and print what came out.
+
+    Of several processes the first one does; the others' ends where its own would be written.
+    """
     seconds = round(time.perf_counter() - clock, 3)
     git = record.git | ({"resumed_from": found.resumed_from} if found.resumed_from else {})
     record = replace(
         record, git=git, metrics=found.rows, signatures=found.signatures, data_sha256=found.data_sha256, wall_s=seconds
     )
+    if not is_alone_or_first(cfg.trainer):
+        return record
     path = write_record(record, Path(cfg.paths.results))
     if record.status == "ok":
         write_whole(run_dir / RECORD, path.read_text(encoding="utf-8"))
@@ -268,27 +282,33 @@ def _held(run_dir: Path, found: Measured) -> Iterator[None]:
 
 def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, found: Measured, job: Job) -> None:
     """Seed first, then build, fit, test; what was measured goes into `found` even if this raises."""
-    for folder in (run_dir, Path(cfg.paths.results) / cfg.name):
-        remove_leftovers(folder)
-    start = newest_whole(run_dir, finished=(run_dir / RECORD).exists())
+    leads = is_alone_or_first(cfg.trainer)
+    if leads:
+        for folder in (run_dir, Path(cfg.paths.results) / cfg.name):
+            remove_leftovers(folder)
+    start = newest_whole(run_dir, finished=(run_dir / RECORD).exists()) if leads else None
     data = build_data(cfg)
     found.rows += [_metric(name, value) for name, value in data.facts.items()]
     check_memory(cfg, data.net_arguments)
     seed_everything(cfg.seed, verbose=False)
     task = build_task(cfg, data.net_arguments, data.task_arguments)
-    check_room(run_dir, task.net)
+    if leads:
+        check_room(run_dir, task.net)
     if cfg.get("weights") is not None:
         fresh = load_weights(task.net, Path(cfg.weights.found))
         log.info("starts from %s%s", cfg.weights.found, f" but for {', '.join(fresh)}" if fresh else "")
-    data.save(run_dir)
-    write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(recorded)))
-    shown = [progress(job)] if cfg.trainer.get("enable_progress_bar", True) else []
+    if leads:
+        data.save(run_dir)
+        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(recorded)))
+    shown = [progress(job)] if leads and cfg.trainer.get("enable_progress_bar", True) else []
     resume = Resume(_GIT["sha"])
     callbacks = [*build_callbacks(cfg, run_dir), Divergence(), resume, Began(found), *shown]
-    loggers = build_loggers(cfg, run_dir, run_name(recorded), recorded)
+    loggers = build_loggers(cfg, run_dir, run_name(recorded), recorded) if leads else []
     outcome = "failed"
     try:
-        trainer = build_trainer(cfg, callbacks, loggers, run_dir, plugins=[WholeCheckpointIO()])
+        joined = strategy(cfg.trainer.get("strategy", "auto"), world_size(cfg.trainer))
+        trainer = build_trainer(cfg, callbacks, loggers, run_dir, [WholeCheckpointIO()], joined)
+        start = joined_start(trainer, task, start)
         if cfg.stack.get("memory_budget") is not None:
             found.rows.append(_metric("kept_blocks", _fit_to_memory(cfg, data, task, trainer)))
         if cost := gamma_cost(task.net):

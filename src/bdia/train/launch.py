@@ -43,6 +43,17 @@ def launch(overrides: Sequence[str], sweep: bool = False) -> None:
     if Path.cwd() != CONFIGS.parent:  # not a checkout
         results, runs = (Path(cfg.paths[name]).resolve() for name in ("results", "runs"))
         say(f"records go to {results}, checkpoints and logs to {runs}")
+    from bdia.train.devices import follower_overrides, must_start, start, world_size  # here: torch
+
+    if must_start(cfg.trainer) and not _has_launcher(jobs[0]):
+        if len(jobs) > 1:
+            raise InvalidValueError(
+                f"trainer.devices={cfg.trainer.devices} with {len(jobs)} jobs: wanted one job at a time; give each of "
+                "them its own bdia train, or set hydra/launcher=submitit_slurm"
+            )
+        start(overrides, world_size(cfg.trainer))
+        return
+    overrides = [*overrides, *follower_overrides(cfg.trainer)]
     count, varied = len(jobs), {key for key, values in _by_key(jobs).items() if len(values) > 1}
     refused: list[BdiaError] = []
 
@@ -60,6 +71,11 @@ def launch(overrides: Sequence[str], sweep: bool = False) -> None:
     hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(task)()
     if refused:
         raise refused[0]
+
+
+def _has_launcher(job: Sequence[str]) -> bool:
+    """Tell whether Hydra hands the jobs to a cluster, which starts their processes."""
+    return "submitit" in str(compose(job, return_hydra_config=True).hydra.launcher._target_)
 
 
 def _in_this_process() -> bool:

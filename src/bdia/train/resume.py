@@ -6,7 +6,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from bdia.data.ranks import any_rank
 from bdia.train.checkpoints import LAST
+from bdia.train.devices import Stopping
 
 
 class Resume(Callback):
@@ -22,6 +24,7 @@ class Resume(Callback):
 
     def __init__(self, commit: str) -> None:
         self.commit = commit
+        self.stopping = Stopping()
         self.earlier: list[str] = []
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -39,6 +42,15 @@ class Resume(Callback):
         """Restore the position. Lightning 2.6 forgets it where the schedule's length was asked for before."""
         if self.position is not None:
             trainer.train_dataloader.load_state_dict(self.position)
+        if trainer.world_size > 1:
+            self.stopping.listen()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End all processes at this batch if one was told to end: Lightning raises right after it."""
+        if trainer.world_size > 1 and any_rank(self.stopping.is_asked, pl_module.device):
+            trainer._signal_connector.received_sigterm = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save at the batch boundary at which Lightning raises. In validation and test the last epoch's file stays."""

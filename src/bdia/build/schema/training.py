@@ -55,9 +55,9 @@ class Trainer(TypedDict, total=False):
     """Lightning's Trainer. What this framework would ignore, or what breaks exactness or records, has one value."""
 
     accelerator: Required[one_of("auto", "cpu", "gpu", "cuda")]
-    strategy: one_of("auto")
+    strategy: one_of("auto", "ddp", "fsdp2")
     devices: either(SIZE, FILLED, list_of(whole(0), 1))  # how many is checked in `check_run`
-    num_nodes: one_of(1)
+    num_nodes: SIZE
     precision: Required[one_of("32-true", "32", "bf16-mixed", "16-mixed", 32)]
     fast_dev_run: one_of(False)  # it writes no checkpoint; limit_train_batches is the way
     max_epochs: maybe(whole(-1))

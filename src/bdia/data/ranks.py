@@ -1,0 +1,43 @@
+"""The processes that train one model together, and what they tell each other. Alone, each call is free."""
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+EXTERNAL = ("RANK", "SLURM_PROCID")  # set by torchrun, and by srun, in each process that they start
+
+
+def rank_of_environment() -> int | None:
+    """Return this process's number among those that a launcher started; None where none did."""
+    return next((int(os.environ[name]) for name in EXTERNAL if os.environ.get(name, "").isdigit()), None)
+
+
+def are_several() -> bool:
+    """Tell whether processes have joined each other."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gathered(value: Any) -> list[Any]:
+    """Return a value of every process, in the order of the ranks; every process has to ask for it."""
+    if not are_several():
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Tell whether a flag is set in any process; every process has to ask."""
+    if not are_several():
+        return flag
+    found = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found.item())
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor: all of it where it is not shared out (a DTensor)."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

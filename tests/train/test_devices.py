@@ -1,0 +1,153 @@
+"""Runs of two devices: two gloo processes on this machine, through `bdia train`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from bdia import InvalidValueError, UnsupportedError
+from bdia.build import check_run, compose
+from bdia.train.devices import must_start
+
+needs_gloo = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
+IMAGES = "data=digits model=vit_demo +trainer.max_steps=5 trainer.max_epochs=1 data.batch_size=32"
+TEXT = "data=pydoc model=gpt2_demo tokenizer@data.tokenizer=bytes +trainer.max_steps=5 trainer.max_epochs=1"
+SMALL = "+trainer.limit_val_batches=2 +trainer.limit_test_batches=2 logger=csv optimizer=adamw trainer.accelerator=cpu"
+
+
+def command(folder, *choices):
+    words = " ".join((*choices, SMALL)).split()
+    return [sys.executable, "-m", "bdia.train", *words, f"paths.runs={folder}/runs", f"paths.results={folder}/results"]
+
+
+def environment():
+    kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "SLURM_PROCID")}
+    return kept | {"OMP_NUM_THREADS": "1"}
+
+
+def trained(folder, *choices):
+    """Run to the end; returns the only record and the checkpoint."""
+    done = subprocess.run(command(folder, *choices), env=environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return outcome(folder)
+
+
+def outcome(folder):
+    (record,) = (folder / "results").glob("*/*.json")
+    (checkpoint,) = (folder / "runs").glob("*/*/final.ckpt")
+    return json.loads(record.read_text()), torch.load(checkpoint, weights_only=True)
+
+
+def assert_same_training(found, wanted):
+    losses = [
+        [(row["split"], row["value"]) for row in record["metrics"] if row["name"] == "loss"]
+        for record, _ in (found, wanted)
+    ]
+    assert losses[0] == losses[1]
+    assert losses[0]
+    weights, others = found[1]["state_dict"], wanted[1]["state_dict"]
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@needs_gloo
+def test_two_processes_train_a_reversible_model_as_a_stored_one_bit_for_bit(tmp_path):
+    two = f"{IMAGES} stack=bdia trainer.devices=2 trainer.strategy=ddp"
+    found = trained(tmp_path / "reversible", two)
+    assert_same_training(found, trained(tmp_path / "stored", two, "stack.backward=stored"))
+    record = found[0]
+    peaks = {row.get("split"): row["value"] for row in record["metrics"] if row["name"] == "peak_allocated"}
+    assert record["device"]["count"] == 2
+    assert peaks[None] == max(peaks["rank 0"], peaks["rank 1"])
+
+
+@pytest.mark.slow
+@needs_gloo
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    "run",
+    [
+        IMAGES,
+        TEXT,
+        f"{TEXT} trainer.accumulate_grad_batches=2",
+        f"{TEXT} trainer.precision=bf16-mixed",
+        f"{TEXT} trainer.gradient_clip_val=0.1",
+    ],
+    ids=["images", "text", "accumulated", "bf16", "clipped"],
+)
+def test_each_strategy_trains_a_reversible_model_as_a_stored_one_bit_for_bit(tmp_path, strategy, run):
+    two = f"{run} stack=bdia trainer.devices=2 trainer.strategy={strategy}"
+    found = trained(tmp_path / "reversible", two)
+    assert_same_training(found, trained(tmp_path / "stored", two, "stack.backward=stored"))
+
+
+@pytest.mark.slow
+@needs_gloo
+def test_a_sharded_training_goes_on_on_one_device(tmp_path):
+    _, checkpoint = trained(tmp_path / "two", TEXT, "stack=bdia trainer.devices=2 trainer.strategy=fsdp2")
+    trained(tmp_path / "one", TEXT, "stack=bdia")
+    (last,) = (tmp_path / "one" / "runs").glob("*/*/final.ckpt")
+    (last.parent / "record.json").unlink()
+    for file in (tmp_path / "one" / "results").glob("*/*.json"):
+        file.unlink()
+    torch.save(checkpoint, last)
+    assert all(torch.is_tensor(state["exp_avg"]) for state in checkpoint["optimizer_states"][0]["state"].values())
+    _, found = trained(tmp_path / "one", TEXT, "stack=bdia")
+    assert found["global_step"] == checkpoint["global_step"] == 5
+    weights = checkpoint["state_dict"]
+    assert all(torch.equal(weights[name], found["state_dict"][name]) for name in weights)
+
+
+@pytest.mark.slow
+@needs_gloo
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_stopped_run_of_two_processes_goes_on_exactly(tmp_path, strategy):
+    run = TEXT.replace("max_steps=5", "max_steps=40")
+    choices = [run, f"stack=bdia trainer.accumulate_grad_batches=2 trainer.devices=2 trainer.strategy={strategy}"]
+    wanted = trained(tmp_path / "whole", *choices)
+    folder = tmp_path / "stopped"
+    process = subprocess.Popen(command(folder, *choices), env=environment(), stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "step" in line or "epoch" in line:
+            break
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list((folder / "runs").glob("*/*/last.ckpt"))
+    for record in (folder / "results").glob("*/*.json"):
+        assert json.loads(record.read_text())["status"] == "interrupted"
+        record.unlink()
+    assert_same_training(trained(folder, *choices), wanted)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ("trainer.devices=2", r"strategy=auto with 2 devices.*ddp.*fsdp2"),
+        ("trainer.devices=auto", r"trainer\.devices=auto.*number"),
+        ("trainer.strategy=ddp", r"strategy=ddp with one device"),
+        ("trainer.devices=2 trainer.strategy=fsdp2 optimizer=set_adam", r"set_adam.*optimizer=adamw"),
+        ("trainer.devices=2 trainer.strategy=ddp optimizer.in_backward=true", r"in_backward=true with 2 devices"),
+        ("trainer.devices=2 trainer.strategy=ddp stack=bdia stack.bits=auto", r"bits=auto with 2 devices.*own grid"),
+    ],
+)
+def test_what_several_devices_cannot_do_is_refused_by_name(choices, message):
+    with pytest.raises(InvalidValueError, match=message):
+        check_run(compose(["data=digits", "model=vit_demo", *choices.split()]))
+
+
+def test_several_nodes_need_a_launcher(monkeypatch):
+    trainer = {"devices": 2, "num_nodes": 2}
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UnsupportedError, match=r"num_nodes=2.*srun"):
+        must_start(trainer)
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert not must_start(trainer)
