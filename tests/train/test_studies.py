@@ -11,7 +11,7 @@ import torch
 
 import bdia.train.budget
 import bdia.train.launch
-from bdia.build import CONFIGS, build_data, compose
+from bdia.build import CONFIGS, compose
 from bdia.cli.main import main
 from bdia.cli.studies import read_budget
 from bdia.results.identity import code_since
@@ -19,13 +19,9 @@ from bdia.results.store import finished_records, write_record
 from bdia.train.job import find_recorded, train
 from bdia.train.side_by_side import Command, run_side_by_side
 from bdia.train.studies import (
-    STARTUP,
-    Forecast,
-    expected_ends,
     is_done,
     overrides_of,
     scales_of,
-    seconds_per_step,
     studies,
     study_jobs,
 )
@@ -97,39 +93,6 @@ def test_a_run_that_ended_well_beside_its_weights_is_done_without_a_record(tmp_p
     assert is_done(job, {}, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "choices",
-    [
-        pytest.param(["experiment=translation", "scale/translation=smoke", "data.source.train=60"], id="translation"),
-        pytest.param(["experiment=gpt2", "scale/gpt2=smoke", "data.fraction=0.05"], id="gpt2", marks=pytest.mark.slow),
-        pytest.param(["experiment=table1_cifar10", "scale/cifar10=smoke"], id="images"),
-    ],
-)
-def test_a_step_is_timed_on_batches_of_every_kind_of_data(choices, places, one_thread):
-    cfg = compose([*choices, "stack=bdia", *places])
-    data = build_data(cfg)
-    data.setup()
-    assert seconds_per_step(cfg, data, "cpu", repeats=1) > 0
-
-
-def test_a_forecast_takes_the_time_of_a_record_made_here_else_counts_steps(monkeypatch, one_thread):
-    monkeypatch.setattr("bdia.train.studies.seconds_per_step", lambda *_: 10.0)
-    standard, revvit, bdia = study_jobs("table1_cifar10", "smoke")
-    steps = 2 * 2  # two batches of 64 of a hundred digits, two epochs
-    counted = Forecast([]).seconds(bdia)
-    assert steps * 10 + STARTUP < counted < steps * 10 + STARTUP + 80  # with the validation and the test
-    example = next(iter(finished_records(RESULTS).values()))
-    here = {"name": Forecast([]).name}
-    known = replace(example, config=bdia.recorded, device=here, wall_s=77.0)
-    forecast = Forecast([known, replace(known, device={"name": "another"}, wall_s=1.0)])
-    assert forecast.seconds(bdia) == 77.0
-    assert forecast.seconds(standard) == forecast.seconds(revvit) == counted
-
-
-def test_jobs_are_expected_to_end_as_free_workers_take_them():
-    assert expected_ends([3.0, 1.0, 1.0, 1.0], 2) == [3.0, 1.0, 2.0, 3.0]
-
-
 def test_jobs_run_side_by_side_and_the_rest_is_told_to_end_at_the_deadline(tmp_path):
     wait = "import signal,sys,time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); print('up', flush=True); "
     commands = [
@@ -165,7 +128,7 @@ def test_sigterm_tells_every_job_to_end(tmp_path):
 
 def test_a_budget_that_ends_is_typed_again_and_goes_on_until_all_is_recorded(tmp_path, monkeypatch, capsys):
     """Jobs are replaced by ones that write what a finished run leaves, the second only when it is run again."""
-    monkeypatch.setattr(bdia.train.budget.Forecast, "seconds", lambda *_: 1.0)
+    monkeypatch.setattr(bdia.train.budget.Forecast, "seconds_of", lambda _, jobs: [1.0] * len(jobs))
     again = tmp_path / "again"
 
     def argv(job, runs, results):
@@ -192,7 +155,7 @@ def test_a_budget_that_ends_is_typed_again_and_goes_on_until_all_is_recorded(tmp
 
 
 def test_a_job_that_fails_is_named_with_its_log_and_the_command_fails(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bdia.train.budget.Forecast, "seconds", lambda *_: 1.0)
+    monkeypatch.setattr(bdia.train.budget.Forecast, "seconds_of", lambda _, jobs: [1.0] * len(jobs))
     monkeypatch.setattr("bdia.train.studies.StudyJob.argv", lambda *_: [sys.executable, "-S", "-c", "1/0"])
     with pytest.raises(SystemExit, match="1"):
         main(["studies", "scale=smoke", "only=[table1_cifar10]", f"runs={tmp_path}", f"results={tmp_path / 'r'}"])

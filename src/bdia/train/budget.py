@@ -10,11 +10,11 @@ import torch
 
 from bdia import InvalidValueError
 from bdia.results.output import say
-from bdia.results.record import RunRecord
 from bdia.results.store import finished_records
+from bdia.train.forecast import Forecast, expected_ends
 from bdia.train.progress import duration
 from bdia.train.side_by_side import Command, Ended, run_side_by_side
-from bdia.train.studies import GPU_MEMORY, Forecast, StudyJob, expected_ends, is_done, scales_of, studies, study_jobs
+from bdia.train.studies import GPU_MEMORY, StudyJob, is_done, scales_of, studies, study_jobs
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def run_studies(asked: Asked) -> None:
         return
     workers = min(asked.workers or _workers(), len(waiting))
     torch.set_num_threads(1)  # as each job has
-    seconds = _forecast(waiting, list(finished.values()))
+    seconds = Forecast(list(finished.values())).seconds_of(waiting)
     _tell_plan(waiting, seconds, workers, asked.seconds)
     commands = [_command(job, asked) for job in waiting]
     good: set[int] = set()
@@ -104,11 +104,6 @@ def _workers() -> int:
         return cores
     free, _ = torch.cuda.mem_get_info()
     return max(1, min(cores, int(free // GPU_MEMORY)))
-
-
-def _forecast(jobs: Sequence[StudyJob], records: Sequence[RunRecord]) -> list[float]:
-    forecast = Forecast(records)
-    return [forecast.seconds(job) for job in jobs]
 
 
 def _tell_plan(jobs: Sequence[StudyJob], seconds: Sequence[float], workers: int, budget: float) -> None:
