@@ -80,3 +80,12 @@ def test_views_share_their_storage_and_what_was_there_before_counts():
     with StorageMeter([known], []) as meter:
         view = known.view(10, 10)[1:]
         assert (meter.total(), view.shape) == (400, (9, 10))
+
+
+def test_a_gradient_older_than_the_meter_is_no_accident_of_a_step_that_owns_memory():
+    layer = torch.nn.Linear(4, 4)
+    layer(torch.ones(1, 4)).sum().backward()  # the first of two accumulated batches
+    with StorageMeter(layer.parameters(), layer.parameters()) as meter:
+        meter.owner = "loss_head"
+        layer(torch.ones(1, 4)).sum().backward()
+    assert meter.owned_at_peak["loss_head"] > 0

@@ -72,7 +72,9 @@ class PeakMemory(MeasuringCallback):
             torch.cuda.reset_peak_memory_stats()
         elif pl_module.device.type == "cpu":
             state = [tensor for optimizer in trainer.optimizers for tensor in optimizer_state(optimizer)]
-            known = map(local_part, [*pl_module.parameters(), *pl_module.buffers(), *state, *batch])
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]  # of earlier batches
+            held = [*pl_module.parameters(), *pl_module.buffers(), *gradients, *state, *batch]
+            known = map(local_part, held)
             self.meter = StorageMeter(known, pl_module.parameters())
             self.hooks = book_categories(pl_module, self.meter)
             self.meter.__enter__()

@@ -113,8 +113,8 @@ class StorageMeter(TorchDispatchMode):
         found = {owner: size for owner, size in self.owned.items() if owner is not None}
         if found:
             for key in {id(gradient.untyped_storage()) for gradient in left_out}:
-                entry = self.live[key]
-                if entry.owner is not None:
+                entry = self.live.get(key)  # none: a gradient older than the meter that nobody told it of
+                if entry is not None and entry.owner is not None:
                     found[entry.owner] -= entry.size
         return {owner: size for owner, size in found.items() if size}
 
