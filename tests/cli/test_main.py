@@ -170,7 +170,7 @@ def test_an_accident_keeps_its_traceback(error, raises):
         (["stack.bits=99"], "error: stack.bits=99: wanted a whole number of at least 1 and at most 24 or auto or null"),
         (["stack.bitz=9"], "error: stack.bitz=9: bdia.reversible.BdiaStack reads no bitz; did you mean stack.bits?"),
         (["gamma@stack.gamma=uniform"], "has no inverse: set stack.backward=stored"),
-        (["trainer.devices=2"], "error: trainer.devices=2: a run and its record cover one device, wanted 1."),
+        (["trainer.devices=2"], "error: trainer.strategy=auto with 2 devices: wanted ddp"),
         (["model=gpt2_demo"], "error: data are images (data._target_=bdia.data.DigitsDataModule), the model learns "),
     ],
 )
