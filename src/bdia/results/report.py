@@ -26,6 +26,7 @@ from bdia.results.published import CURVES_ONLY, data_name, paper_row, setting_di
 from bdia.results.record import RunRecord
 from bdia.results.statistics import Experiment, gather
 from bdia.results.store import read_all, read_records, read_remarks
+from bdia.results.stored import stored_notes
 from bdia.results.tables import Table, details_table, markdown, markdown_text, plain, summary_table, without_empty
 from bdia.results.variants import task_class
 from bdia.results.verdicts import RULE, verdict_lines, verdicts
@@ -46,8 +47,8 @@ class Section:
     provenance: list[str]
 
     @classmethod
-    def of(cls, experiment: Experiment, remarks: Sequence[str] = ()) -> "Section":
-        """Compute the section of one experiment; `remarks` are what its README.md says."""
+    def of(cls, experiment: Experiment, remarks: Sequence[str] = (), runs: Sequence[RunRecord] = ()) -> "Section":
+        """Compute the section of one experiment; `remarks` are what its README.md says, `runs` all records."""
         names = sorted({data_name(record.config) for record in experiment.records})
         return cls(
             experiment=experiment,
@@ -55,7 +56,7 @@ class Section:
             summary=summary_table(experiment),
             details=details_table(experiment),
             verdicts=verdict_lines(experiment),
-            notes=[*remarks, *notes(experiment)],
+            notes=[*remarks, *notes(experiment, runs)],
             provenance=provenance(experiment),
         )
 
@@ -95,7 +96,7 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
     records, out_dir, unread = selected(records_root), Path(out_dir), read_all(records_root)[1]
     remarks, experiments = read_remarks(records_root), gather(records)
     claims = claim_rows(experiments, reconstruction.read_newest(records_root))
-    sections = [Section.of(gathered, remarks.get(gathered.name, ())) for gathered in experiments]
+    sections = [Section.of(gathered, remarks.get(gathered.name, ()), records) for gathered in experiments]
     write_whole(out_dir / "tables" / "claims.md", claims_markdown(claims))
     for section in sections:
         write_whole(out_dir / "tables" / f"{section.name}.md", section.to_markdown())
@@ -159,7 +160,7 @@ def table_text(records: Sequence[RunRecord], remarks: Mapping[str, Sequence[str]
         lines = [experiment.name, "", plain(without_empty(summary_table(experiment))), ""]
         lines += filter(None, [cost_of_a_step(experiment), limits])
         lines += [*verdict_lines(experiment), *(remarks or {}).get(experiment.name, ())]
-        parts.append("\n".join([*lines, *notes(experiment), *provenance(experiment)]))
+        parts.append("\n".join([*lines, *notes(experiment, records), *provenance(experiment)]))
     return "\n\n\n".join(parts)
 
 
@@ -179,8 +180,12 @@ def selected(records_root: Path | str, experiment: str = "") -> list[RunRecord]:
 # --- notes under a table ---
 
 
-def notes(experiment: Experiment) -> list[str]:
-    """Return the notes under the table: the setting, older runs left out, runs that broke."""
+def notes(experiment: Experiment, runs: Sequence[RunRecord] = ()) -> list[str]:
+    """Return the notes under the table: the setting, older runs left out, runs that broke, runs that were stored.
+
+    Args:
+        runs: of all experiments, among which the reversible run of a stored one is sought.
+    """
     configs = [variant.example.config for variant in experiment.variants]
     lines = list(dict.fromkeys(CURVES_ONLY[task] for task in map(task_class, configs) if task in CURVES_ONLY))
     compared = [config for config in configs if paper_row(config) or task_class(config) in CURVES_ONLY]
@@ -192,7 +197,7 @@ def notes(experiment: Experiment) -> list[str]:
             lines.append(f"{variant.label}: {len(variant.older)} older ok run(s) of the same seed left out.")
         for record in variant.broken:
             lines.append(f"{variant.label}, seed {record.seed}: {record.status}: {failure_reason(record.error)}")
-    return [*lines, *data_notes(experiment.records)]
+    return [*lines, *stored_notes(experiment, runs), *data_notes(experiment.records)]
 
 
 def failure_reason(error: str | None) -> str:
