@@ -29,6 +29,7 @@ from bdia.train.studies import StudyJob
 STARTUP = 25.0  # seconds until a run's first step, with the compilation of its kernels
 EVALUATION = 1 / 3  # of a step's time for the same images: the forward alone
 WARM_UPS, TIMED = 2, 5  # steps: the first ones compile kernels and fill caches
+PATIENCE = 5.0  # seconds, after which no further step is timed
 
 
 class Forecast:
@@ -140,6 +141,8 @@ def seconds_per_step(cfg: DictConfig, data: DataModule, device: str, repeats: in
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
+        if sum(times[WARM_UPS:]) > PATIENCE:
+            break
     return min(times[WARM_UPS:])
 
 
