@@ -29,9 +29,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,launchers]'
 	@touch $@
 
-demo: setup ## four stacks, 24 blocks, fifty digits: accuracy, peak memory, time (minutes on 2 cores)
+demo: setup ## four stacks, 24 blocks, thirty digits: accuracy, memory against depth, time (minutes on 2 cores)
 	$(BIN)/bdia train experiment=demo
 	$(BIN)/bdia report experiment=demo
+	$(BIN)/bdia plan experiment=demo batch=30 depths=[6,24] device=cpu
 
 # One test a core, one thread each: their tensors are tiny.
 test test-slow: export OMP_NUM_THREADS ?= 1

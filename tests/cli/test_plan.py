@@ -53,6 +53,27 @@ def test_the_table_has_every_stack_and_what_was_assumed(call):
     assert "largest batch" not in out
 
 
+def test_depths_shows_every_stacks_peak_at_each_and_what_a_further_block_holds(call):
+    code, out, err = call(*SMALL[:3], "batch=8", "depths=[2,3]", "device=cpu")
+    assert (code, err) == (0, "")
+    table = [re.split(r"  +", line.strip()) for line in out.splitlines()[2 : 4 + len(STACKS)]]
+    assert table[0] == ["stack", "peak at 2 blocks", "peak at 3 blocks", "held per further block"]
+    cells = {row[0]: row[1:] for row in table[2:]}
+    assert list(cells) == list(STACKS)
+    (_, single, _) = call(*SMALL[:3], "batch=8", "depth=3", "device=cpu")
+    planned = {row[0]: row[1] for line in single.splitlines()[4:] if len(row := re.split(r"  +", line.strip())) > 1}
+    assert {name: row[1] for name, row in cells.items()} == {name: planned[name] for name in STACKS}
+    assert cells["standard"][2].endswith("KiB") and cells["revvit"][2] == "8 B"
+    assert "planned, from a trace of the step" in out
+
+
+@pytest.mark.parametrize("depths", ["[4]", "[4,4]", "[0,4]"])
+def test_one_depth_is_no_comparison(depths, call):
+    code, _, err = call(*SMALL[:3], "batch=8", f"depths={depths}")
+    assert code == 2
+    assert re.search(r"depths=\[.*\]: wanted at least two depths of at least 1; set depths", err)
+
+
 @pytest.mark.slow
 def test_memory_adds_what_fits_and_what_to_paste_and_out_writes_it(call, tmp_path):
     path = tmp_path / "new" / "plan.json"

@@ -125,7 +125,7 @@ def test_the_first_screen_says_what_bdia_means_for_memory_and_time(root):
 def test_the_demo_says_what_it_found_of_memory_and_what_it_can_and_cannot_say():
     text = table_text([make_record(stack, experiment="demo", at=at) for at, stack in enumerate((STANDARD, BDIA))])
     assert "With BDIA a training step needs 100 MiB instead of 100" in text
-    assert "two seeds of fifty images say nothing on which stack is the more accurate" in text
+    assert "two seeds of thirty images say nothing on which stack is the more accurate" in text
 
 
 def test_a_benchmark_that_cannot_be_read_is_named_and_left_out(root, caplog):

@@ -7,6 +7,7 @@ Usage: bdia plan model=vit_paper batch=128 [memory=24GiB] [key=value ...]
   batch=           images, texts or sentence pairs in a step
   tokens=          length of a text, or of source and target of a pair; default: the model's positions
   depth=           blocks (encoder-decoder: of each half); default: the model's
+  depths=[12,96]   every stack's peak at each of these depths, and what a further block holds, instead of the plan
   precision=       32-true or bf16-mixed
   device=cuda      or cpu: where our dropout keeps no masks of large tensors
   memory=          an amount such as 24GiB, or a fraction such as 0.5 of the standard stack's peak: what fits into it
@@ -43,18 +44,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bdia import InvalidValueError
 from bdia.cli.arguments import MISSING, read_arguments
+from bdia.cli.plan_depths import depths_in_text
 from bdia.cli.plan_hf import HfArguments, hf_in_text, make_hf_plan
 from bdia.profiling.sizes import CATEGORIES, format_bytes, read_memory
 
 if TYPE_CHECKING:
     from bdia.profiling.hf_plan import HfPlan
-    from bdia.profiling.planner import Plan, StackPlan
+    from bdia.profiling.planner import Plan, Planner, StackPlan
 
 SCHEMA = 1  # of the JSON
 HF = "model=hf"
@@ -67,6 +69,7 @@ class Arguments:
     batch: int = MISSING
     tokens: int | None = None
     depth: int | None = None
+    depths: list[int] = field(default_factory=list)
     precision: str = ""
     device: str = "cuda"
     memory: str = ""
@@ -79,7 +82,18 @@ def make_plan(overrides: Sequence[str], arguments: Arguments) -> Plan:
     """Return the plan.
 
     Raises:
-        ValueError: no model, or an argument that cannot be read; nothing fits into the memory.
+        ValueError: as `make_planner`; nothing fits into the memory.
+    """
+    memory = read_memory(arguments.memory, "memory") if arguments.memory else None
+    planner = make_planner(overrides, arguments)
+    return planner.plan(int(memory * planner.standard.peak) if isinstance(memory, float) else memory)
+
+
+def make_planner(overrides: Sequence[str], arguments: Arguments) -> Planner:
+    """Return what traces steps.
+
+    Raises:
+        ValueError: no model, or an argument that cannot be read.
     """
     from bdia.profiling.planner import Planner
 
@@ -87,12 +101,10 @@ def make_plan(overrides: Sequence[str], arguments: Arguments) -> Plan:
         raise InvalidValueError("model is missing: wanted model=..., see --help")
     if arguments.precision:
         overrides = [*overrides, f"trainer.precision={arguments.precision}"]
-    memory = read_memory(arguments.memory, "memory") if arguments.memory else None
-    planner = Planner(
+    return Planner(
         overrides, arguments.batch, arguments.tokens, arguments.depth, arguments.num_classes, arguments.vocab_size,
         arguments.device,
     )  # fmt: skip
-    return planner.plan(int(memory * planner.standard.peak) if isinstance(memory, float) else memory)
 
 
 def in_text(plan: Plan) -> str:
@@ -157,6 +169,9 @@ def run(argv: Sequence[str]) -> None:
     ours = [word for word in argv if word.partition("=")[0] in own]
     others = [word for word in argv if word not in ours and word != HF]
     arguments = read_arguments(HfArguments() if hf else Arguments(), ours)
+    if isinstance(arguments, Arguments) and arguments.depths:
+        print(depths_in_text(arguments.depths, lambda: make_planner(others, arguments)))
+        return
     plan = make_hf_plan(others, arguments) if hf else make_plan(others, arguments)
     if arguments.out:
         write_plan(plan, Path(arguments.out))
