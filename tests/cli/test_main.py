@@ -46,9 +46,8 @@ def test_the_help_names_every_verb_and_every_file_of_a_verb_is_one(call):
     assert (code, err) == (0, "") and call() == (code, out, err)
     assert all(f"\n  {verb} " in out for verb in VERBS)
     files = {path.stem for path in (ROOT / "src" / "bdia" / "cli").glob("*.py")}
-    assert files - {"__init__", "__main__", "main", "errors", "arguments", "plan_hf"} == {
-        v.replace("-", "_") for v in VERBS
-    }
+    shared = {"__init__", "__main__", "main", "errors", "arguments", "plan_hf", "plan_depths"}
+    assert files - shared == {v.replace("-", "_") for v in VERBS}
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
