@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "tasks": {"data", "models", "optim", "reversible"},
     "build": {"data", "models", "results", "reversible", "tasks"},
     "profiling": {"build", "data", "models", "reversible", "tasks"},
-    "callbacks": {"profiling"},
+    "callbacks": {"data", "profiling"},
     "train": {"build", "callbacks", "data", "models", "profiling", "results", "reversible", "tasks"},
     "bench": {"build", "callbacks", "data", "models", "profiling", "results", "reversible"},
     "cli": {"bench", "build", "data", "models", "profiling", "results", "tasks", "train"},

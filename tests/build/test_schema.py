@@ -103,7 +103,7 @@ REFUSED = {
     "+trainer.fast_dev_run=true": "trainer.fast_dev_run=true: wanted false",
     "+trainer.enable_checkpointing=false": "trainer.enable_checkpointing=false: wanted true or null",
     "+trainer.barebones=true": "trainer.barebones=true: wanted false",
-    "+trainer.strategy=ddp": "trainer.strategy=ddp: wanted auto",
+    "trainer.strategy=ddp": "trainer.strategy=ddp with one device: wanted auto",
     "trainer.accelerator=tpu": "trainer.accelerator=tpu: wanted one of auto, cpu, gpu, cuda",
     "trainer.precision=16-true": "trainer.precision=16-true: wanted one of",
     "trainer.precision=16-mixed trainer.accelerator=cpu": "trainer.precision=16-mixed: float16 needs a CUDA GPU",
