@@ -7,6 +7,7 @@ Usage: bdia study name=... [key=value ...]
   name=whole_step       peak memory and time of a whole step, with and without stepping weights in backward
   name=equal_memory     time against memory of a whole step: BDIA and checkpointing with more and more kept blocks
   name=length           memory of a whole step against depth and length; the longest, deepest, largest in 4 to 80 GiB
+  name=limits           what name=length planned for a memory, taken on a GPU that is held to that memory
   name=loss_head        the loss over a large vocabulary: this project's head beside torch's linear_cross_entropy
   name=stream           the stream as float32 and as int32: price of a step, precision of grids with large values
   out=                  folder of the record; empty: results/<name>
@@ -48,6 +49,12 @@ Keys of length:
   gib=[4,16,24,80] device=cuda          memories, and the device that is planned for
   ways=[...]                            some of those of whole_step
 
+Keys of limits:
+  record=                               of name=length; empty: the newest of results/length
+  gib=[16] ways=[...]                   memories and ways that it planned for
+  questions=["largest batch","most blocks"]
+  lower=0.01 tries=20                   a size that does not run is lowered by this share, so often at most
+
 Keys of loss_head:
   tokens=2048 width=256 vocabulary=50257 chunk=256 rounds=5
 
@@ -71,7 +78,7 @@ from bdia import InvalidValueError
 from bdia.cli.arguments import read_arguments
 from bdia.results.output import say_on_stderr
 
-NAMES = ("reconstruction", "inference", "whole_step", "equal_memory", "length", "loss_head", "stream")
+NAMES = ("reconstruction", "inference", "whole_step", "equal_memory", "length", "limits", "loss_head", "stream")
 STUDIES = {name: f"bdia.bench.studies.{name}" for name in NAMES}
 
 

@@ -24,6 +24,7 @@ NOT_EXPERIMENTS = (
     "whole_step",
     "equal_memory",
     "length",
+    "limits",
     "stream",
     "loss_head",
     "kills",

@@ -18,6 +18,8 @@ from bdia.profiling.sizes import GIB
 from bdia.profiling.workload import build_workload
 
 TEXT = 256  # tokens: the longest text is a multiple of it
+LONGEST = "longest text"
+QUESTIONS = (LONGEST, "most blocks", "largest batch")
 SIZES = ("peak", "parameters", "gradients", "optimizer", "activations", "held")
 
 
@@ -123,20 +125,32 @@ def _limits(arguments: Arguments, name: str) -> list[dict[str, Any]]:
         WAYS[name],
         _planner([f"model={arguments.fit_model}"], arguments.fit_vocabulary or None, arguments.device),
     )
-    depth, tokens, batch = arguments.fit_depth, arguments.fit_tokens, arguments.fit_batch
-    questions: Mapping[str, tuple[Callable[[int], Size], int, int]] = {  # what n stands for, where to start, its unit
-        "longest text": (lambda n: Size(depth, n * TEXT, 1), max(1, tokens // TEXT), TEXT),
-        "most blocks": (lambda n: Size(n, tokens, batch), depth, 1),
-        "largest batch": (lambda n: Size(depth, tokens, n), batch, 1),
-    }
+    starts = {LONGEST: max(1, arguments.fit_tokens // TEXT), "most blocks": arguments.fit_depth}
     rows = []
-    for question, (size, start, unit) in questions.items():
+    for question in QUESTIONS:
+        start, unit = starts.get(question, arguments.fit_batch), unit_of(question)
         for gib in sorted(arguments.gib):
-            found = largest_that_fits(lambda n, size=size: plan(way, size(n)).peak, gib * GIB, [start])
+
+            def cost(n: int, question: str = question, unit: int = unit) -> StepCost:
+                return plan(way, size_of(question, n * unit, arguments))
+
+            found = largest_that_fits(lambda n, cost=cost: cost(n).peak, gib * GIB, [start])
             row = {"question": question, "way": name, "label": way.label, "origin": "planned", "gib": gib}
-            rows.append(row | {"largest": found * unit} | (_planned(plan(way, size(found))) if found else {}))
+            rows.append(row | {"largest": found * unit} | (_planned(cost(found)) if found else {}))
             start = max(found, 1)
     return rows
+
+
+def unit_of(question: str) -> int:
+    """Return what the answer to a question is a multiple of."""
+    return TEXT if question == LONGEST else 1
+
+
+def size_of(question: str, largest: int, arguments: Any) -> Size:
+    """Return the step that answers a question of `QUESTIONS`; `arguments` has the `fit_` sizes of `Arguments`."""
+    depth, tokens, batch = arguments.fit_depth, arguments.fit_tokens, arguments.fit_batch
+    sizes = {"largest batch": Size(depth, tokens, largest), "most blocks": Size(largest, tokens, batch)}
+    return sizes.get(question) or Size(depth, largest, 1)
 
 
 def told(rows: Sequence[Mapping[str, Any]]) -> str:
