@@ -66,9 +66,18 @@ def test_bits_and_gamma_separate_variants():
 
 
 def test_gamma_laws_of_other_classes_are_named():
-    zero = {"_target_": "bdia.reversible.Constant", "value": 0}
-    records = [make_record(BDIA), make_record({**BDIA, "gamma": zero}, at=1)]
-    assert sorted(labels(records)) == ["BDIA, gamma constant 0", "BDIA, gamma ±1/2"]
+    laws = [
+        {"_target_": "bdia.reversible.Constant", "value": 0},
+        {"_target_": "bdia.reversible.Discrete", "probabilities": {"1/2": 1 / 3, "0": 2 / 3}, "per": "sample"},
+        {"_target_": "bdia.reversible.Ramp", "values": ["1/4", "1/2"], "steps": 640},
+    ]
+    records = [make_record({**BDIA, "gamma": law}, at=at) for at, law in enumerate([GAMMA, *laws])]
+    assert sorted(labels(records)) == [
+        "BDIA, gamma constant 0",
+        "BDIA, gamma discrete 1/2: 0.333, 0: 0.667",
+        "BDIA, gamma ramp [1/4, 1/2], 640",
+        "BDIA, gamma ±1/2",
+    ]
 
 
 def test_settings_outside_the_stack_separate_variants_too():

@@ -111,5 +111,11 @@ def gamma_text(gamma: Any) -> str:
         del arguments["per"]
     if name == "TwoPoint" and set(arguments) == {"value"}:
         return f"±{arguments['value']}"
-    text = ", ".join(f"{value}" for value in arguments.values())
-    return f"{name.lower()} {text}".strip()
+    return f"{name.lower()} {', '.join(map(_argument_text, arguments.values()))}".strip()
+
+
+def _argument_text(value: Any) -> str:
+    """Return a law's argument: values with their shares, as "1/2: 0.333", a list in brackets, others as they are."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {share:.3g}" for key, share in value.items())
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
