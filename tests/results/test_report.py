@@ -137,6 +137,22 @@ def test_a_benchmark_that_cannot_be_read_is_named_and_left_out(root, caplog):
     assert caplog.text.count("not shown") == 2
 
 
+def test_peaks_of_one_layer_have_a_table_of_their_own(root, caplog):
+    rows = [{"depth": 24, "way": "BDIA", "peak": 25.69}, {"depth": 96, "way": "BDIA", "peak": 27.94}]
+    rows += [{"depth": 24, "way": "RevViT", "peak": 18.01}]
+    (root / "depth" / "layer_peak").mkdir(parents=True)
+    (root / "depth" / "layer_peak" / "1.json").write_text(json.dumps({"study": "layer_peak", "rows": rows}))
+    (found,) = benchmarks(root)
+    assert found.table.columns == ["way", "streams at the peak, 24 blocks", "streams at the peak, 96 blocks"]
+    assert found.table.rows == [["BDIA", "25.7", "27.9"], ["RevViT", "18.0", "–"]]
+    assert not caplog.text
+
+
+def test_every_record_of_the_results_folder_is_shown(caplog):
+    assert benchmarks(ROOT / "results")
+    assert not caplog.text
+
+
 def test_markdown_table_holds_results_verdict_and_provenance(root):
     build_report(root, root)
     text = (root / "tables" / "table1_cifar10_cpu.md").read_text(encoding="utf-8")

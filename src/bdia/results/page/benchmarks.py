@@ -77,6 +77,21 @@ def where(record: Mapping[str, Any]) -> str:
 
 
 def _depth(record: Mapping[str, Any], source: str) -> list[Benchmark]:
+    return (_layer_peak if record.get("study") == "layer_peak" else _memory_depth)(record, source)
+
+
+def _layer_peak(record: Mapping[str, Any], source: str) -> list[Benchmark]:
+    """Show what `scripts/layer_peak.py` measured: a row per way to recompute, a column per depth."""
+    peaks = {(row["way"], row["depth"]): row["peak"] for row in record["rows"]}
+    ways, depths = dict.fromkeys(way for way, _ in peaks), sorted({depth for _, depth in peaks})
+    cells = [[f"{peaks[way, depth]:.1f}" if (way, depth) in peaks else NONE for depth in depths] for way in ways]
+    heads = ["way", *(f"streams at the peak, {depth} blocks" for depth in depths)]
+    table = Table(heads, [[way, *row] for way, row in zip(ways, cells, strict=True)])
+    title = "The peak of one layer's backward, in float32 streams (B x T x D values)"
+    return [Benchmark(title, table, None, f"{source}: {where(record)}")] if cells else []
+
+
+def _memory_depth(record: Mapping[str, Any], source: str) -> list[Benchmark]:
     rows, figure, cells = record["rows"], go.Figure(), []
     depths = sorted({row["depth"] for row in rows})
     for stack in dict.fromkeys(row["stack"] for row in rows):
