@@ -80,7 +80,8 @@ def test_blocks_are_counted_from_the_nearer_end():
 
 
 @pytest.mark.slow
-def test_blocks_in_tiles_are_traced_all_and_cost_what_they_do():
+@pytest.mark.parametrize("depth", [11, 12])
+def test_blocks_in_tiles_are_extended_whose_weights_are_stepped_in_any_order(depth):
     tiled = ("stack=bdia", "stack.keep=0", "stack.tile={norm2+mlp:8,norm1+attn:4}")
-    traced, found, blocks = traced_and_extended("in_backward", tiled, 12)
-    assert (found, blocks) == (traced, 12)
+    traced, found, blocks = traced_and_extended("in_backward", tiled, depth)
+    assert (found, blocks) == (traced, RUN + 1)

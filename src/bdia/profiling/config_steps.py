@@ -38,19 +38,20 @@ class ConfigSteps:
         """Return what a step costs; `depths` are the blocks of each of the model's stacks."""
         key = stack, batch, depths
         if key not in self._costs:
-            self._costs[key] = self._whole(*key).cost()
+            self._costs[key] = self.moments(*key).cost()
         return self._costs[key]
 
     def by_batch(
         self, stack: tuple[str, ...], batches: tuple[int, int], depths: tuple[int, ...]
     ) -> Callable[[int], int] | None:
         """Return the peak as a function of the batch, on lines through two batches; None if these take other steps."""
-        (one, first), (other, second) = ((batch, self._whole(stack, batch, depths)) for batch in batches)
+        (one, first), (other, second) = ((batch, self.moments(stack, batch, depths)) for batch in batches)
         if first.extended([(second, 1)]) is None:
             return None
         return lambda batch: first.extended([(second, Fraction(batch - one, other - one))]).cost().peak
 
-    def _whole(self, stack: tuple[str, ...], batch: int, depths: tuple[int, ...]) -> Moments:
+    def moments(self, stack: tuple[str, ...], batch: int, depths: tuple[int, ...]) -> Moments:
+        """Return what is alive after each operation of a step; the arguments are those of `cost`."""
         cfg = self.config(stack, depths)
         found = None
         if self.alike(stack) and len(depths) == len(_depth_keys(cfg)):
@@ -59,16 +60,13 @@ class ConfigSteps:
         return found or self._trace(stack, batch, depths)
 
     def alike(self, stack: tuple[str, ...]) -> bool:
-        """Whether a stack treats all blocks in the same way, but for trailing ones that keep their activations.
-
-        Blocks in tiles are not taken for alike: extended, their weights' gradients seem to be alive together.
-        """
+        """Whether a stack treats all blocks in the same way, but for trailing ones that keep their activations."""
         settings = self.config(stack, None).stack
         row = BY_CLASS[_class_name(settings)]
         by_place = "gamma" in settings and issubclass(
             getattr(reversible, _class_name(settings.gamma)), reversible.PerBlock
         )
-        return row.alike and not by_place and not settings.get("tile") and isinstance(settings.get("keep", 0), int)
+        return row.alike and not by_place and isinstance(settings.get("keep", 0), int)
 
     def config(self, stack: tuple[str, ...], depths: tuple[int, ...] | int | None) -> DictConfig:
         """Return the config with a stack; None leaves the depth as it is."""

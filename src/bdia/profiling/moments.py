@@ -14,6 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from bdia.profiling.flops import count_flops
 from bdia.profiling.storage_meter import StorageMeter
 
+UPDATE_BEGINS = torch.ops.profiler._record_function_enter_new.default
+UPDATE_ENDS = torch.ops.profiler._record_function_exit._RecordFunction
 _DEVICE = torch.ops.prim.device.default  # asked for so often that it would take half of a trace's time
 
 
@@ -184,4 +186,27 @@ class Recorder(StorageMeter):
             "parameters": parameters, "optimizer": sum(tensor.nbytes for tensor in state), "other": other,
             "held": max(held, default=0), "flops": self.flops,
         }  # fmt: skip
-        return replace(self.moments, alive=alive, totals=totals)
+        operations, gradients = self.moments.operations, list(self.moments.gradients)
+        for first, last in _updates(operations):
+            most = max(range(first, last + 1), key=lambda at: alive[at])
+            alive[first : last + 1] = [alive[most]] * (last + 1 - first)
+            gradients[first : last + 1] = [gradients[most]] * (last + 1 - first)
+        return replace(self.moments, alive=alive, gradients=gradients, totals=totals)
+
+
+def _updates(operations: Sequence[object]) -> list[tuple[int, int]]:
+    """Return the first and last place of each run of updates with at most one operation between them.
+
+    Where an optimizer steps in backward, the weights of blocks in tiles come in one run, in an order that autograd
+    chooses anew in each block. Only what is alive at the most in a run is the same in all blocks.
+    """
+    runs: list[tuple[int, int]] = []
+    begun = -1
+    for at, operation in enumerate(operations):
+        if operation is UPDATE_BEGINS:
+            begun = at
+        elif operation is UPDATE_ENDS and begun >= 0:
+            joined = runs and begun - runs[-1][1] <= 2
+            runs.append((runs.pop()[0] if joined else begun, at))
+            begun = -1
+    return runs
