@@ -8,6 +8,7 @@ DATA ?=
 NAME ?=
 BUDGET ?=
 QUICK ?=
+WHAT ?=
 # Taken as they were typed: a folder's name may have quotes, spaces or a dollar sign.
 override DATA := $(value DATA)
 override SCALE := $(value SCALE)
@@ -59,8 +60,8 @@ fuzz: setup ## coverage-guided fuzzing of the readers, a minute each [SECONDS=60
 audit: setup ## known holes of the pinned packages; says so where the advisories cannot be reached
 	$(BIN)/python scripts/audit.py
 
-bench: setup ## step time, throughput, memory of every stack, depth and model (80 minutes on 2 cores; QUICK=1: three)
-	$(BIN)/bdia bench quick=$(if $(filter-out 0 no,$(QUICK)),true,false)
+bench: setup ## step time, throughput, memory of every stack, depth and model (80 minutes on 2 cores; QUICK=1: three) [WHAT=depth,length]
+	$(BIN)/bdia bench $(if $(filter-out 0 no,$(QUICK)),quick=true) $(if $(WHAT),what="[$(WHAT)]")
 
 study: setup ## one study, to its end: NAME=table2_cifar10 [SCALE=paper|cpu|long|few|smoke] [BUDGET=25min] [DATA=folder]
 	$(BIN)/bdia studies only="[$(NAME)]" scale="$(or $(SCALE),cpu)" budget="$(BUDGET)" data="$$DATA"

@@ -1,5 +1,8 @@
 """`bdia bench` and `bdia bench-lora`: the arguments that reach the bench."""
 
+import json
+import subprocess
+
 import pytest
 
 import bdia.bench.lora_depth
@@ -7,6 +10,7 @@ import bdia.bench.run
 from bdia.bench import cases
 from bdia.bench.decoder import WAYS
 from bdia.cli.main import main
+from helpers.places import ROOT
 
 
 @pytest.fixture
@@ -30,6 +34,27 @@ def test_quick_is_one_small_cell_and_takes_other_values(asked):
     assert (one_thread.threads, one_thread.what, one_thread.depths) == (1, ["table"], whole.depths)
 
 
+def test_depth_and_length_are_the_study_s_and_write_its_record(tmp_path, capsys):
+    tiny = ["width=32", "heads=2", "vocabulary=40", "tokens=16", "depths=[2]", "gib=[]", "ways=[bdia_in_backward]"]
+    main(["bench", "what=[depth]", *tiny, f"out={tmp_path}"])
+    (path,) = tmp_path.iterdir()
+    assert capsys.readouterr().out == f"{path}\n"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert (record["study"], record["settings"]["what"], record["git"]["sha"][:7]) == (
+        "length",
+        ["depth"],
+        path.stem[-7:],
+    )
+    (row,) = record["rows"]
+    assert (row["question"], row["way"], row["origin"]) == ("depth", "bdia_in_backward", "measured")
+
+
+def test_make_passes_what_to_the_bench():
+    for words, wanted in (("WHAT=depth,length", 'what="[depth,length]"'), ("QUICK=1", "quick=true"), ("QUICK=0", "")):
+        told = subprocess.run(["make", "-n", "bench", words], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert told.stdout.strip().splitlines()[-1].split("bdia bench")[1].strip() == wanted
+
+
 def test_the_bench_of_decoders_takes_its_own_arguments(asked):
     main(["bench-lora", "depths=[2,3]", "repeats=[1,1]"])
     assert (asked[0].depths, asked[0].repeats) == ([2, 3], [1, 1])
@@ -41,6 +66,12 @@ def test_the_bench_of_decoders_takes_its_own_arguments(asked):
         (["bench", "reps=7"], "reps=7: wanted repeats=7"),
         (["bench", "quick=perhaps"], "quick=perhaps: wanted bool; set quick"),
         (["bench", "device=abacus"], "device=abacus: wanted cpu, or cuda with a CUDA GPU; set device"),
+        (["bench", "what=[depth]", "repeats=7"], "repeats=7: wanted depths=7"),
+        (
+            ["bench", "what=[table,length]"],
+            "what=table,length: wanted either some of depth, length, timm or some of table, curve, overhead, "
+            "which have other keys; set what",
+        ),
         (["bench", "show=nothing.json"], "show=nothing.json: not found; wanted the JSON of an earlier bench; set show"),
         (["bench-lora", "depths=[0]"], "depths=[0]: wanted at least 1; set depths"),
     ],

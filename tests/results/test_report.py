@@ -13,6 +13,7 @@ from bdia.results.figures import curves, figure_of, memory_by_category, result_a
 from bdia.results.page import order
 from bdia.results.page.benchmarks import benchmarks
 from bdia.results.report import build_report
+from bdia.results.statistics import NONE
 from bdia.results.store import NOT_EXPERIMENTS, read_remarks
 from helpers.places import ROOT
 from helpers.synthetic_records import BDIA, GAMMA, STANDARD, make_metrics, make_record, make_study
@@ -144,7 +145,7 @@ def test_peaks_of_one_layer_have_a_table_of_their_own(root, caplog):
     (root / "depth" / "layer_peak" / "1.json").write_text(json.dumps({"study": "layer_peak", "rows": rows}))
     (found,) = benchmarks(root)
     assert found.table.columns == ["way", "streams at the peak, 24 blocks", "streams at the peak, 96 blocks"]
-    assert found.table.rows == [["BDIA", "25.7", "27.9"], ["RevViT", "18.0", "–"]]
+    assert found.table.rows == [["BDIA", "25.7", "27.9"], ["RevViT", "18.0", NONE]]
     assert not caplog.text
 
 

@@ -3,7 +3,8 @@
 Usage: bdia bench [quick=true] [key=value ...]
 
   quick=false          true: one small cell, three minutes on two cores; other keys still change it
-  what=[table,curve]   table: all variants; curve: time against memory over `keep`; overhead: a run's own cost
+  what=[table,curve]   table: all variants; curve: time against memory over `keep`; overhead: a run's own cost;
+                       or depth, length, timm: `bdia study name=length`, with its keys and its record (below)
   models=[vit_paper,vit_base,gpt2]
   depths=[6,12,24,48]
   precisions=[32-true,bf16-mixed]
@@ -19,19 +20,36 @@ Usage: bdia bench [quick=true] [key=value ...]
 
 An interrupted bench keeps the cells it has finished.
 
+what=[depth]: memory and time of a whole step against blocks, and the most blocks in 4 to 80 GiB. what=[length]: the
+same against tokens, the longest text and the largest batch. what=[timm]: timm's own checkpointing. All ways step
+weights in backward; what does not run here is planned, and its row says so. They have no part in a bench of the
+others. Their keys are those that `bdia study --help` lists for name=length; out=results/length.
+
 Examples:
   bdia bench quick=true
+  bdia bench what=[depth] depths=[6,24] ways=[checkpoint_in_backward,bdia_in_backward]
   bdia bench what=[table] models=[vit_paper] depths=[6,24] precisions=[32-true]
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from textwrap import wrap
 
+from bdia import InvalidValueError
 from bdia.bench.cases import VARIANTS
 from bdia.cli.arguments import read_arguments
 
 __doc__ = (__doc__ or "").replace("VARIANTS", ("\n" + 23 * " ").join(wrap(" ".join(VARIANTS), 82)))
+
+
+STUDY, STUDIED = "length", ("depth", "length", "timm")  # which study it is, and its parts
+
+
+@dataclass
+class What:
+    """What decides whose the other arguments are."""
+
+    what: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -41,8 +59,29 @@ class Choice:
     quick: bool = False
 
 
+def _asks_for_study(argv: Sequence[str]) -> bool:
+    """Whether `what` names parts of the study.
+
+    Raises:
+        ValueError: it names parts of the bench too.
+    """
+    asked = read_arguments(What(), [word for word in argv if word.startswith("what=")]).what
+    found = [name for name in asked if name in STUDIED]
+    if found and len(found) < len(asked):
+        raise InvalidValueError(
+            f"what={','.join(asked)}: wanted either some of {', '.join(STUDIED)} or some of table, curve, overhead, "
+            "which have other keys; set what"
+        )
+    return bool(found)
+
+
 def run(argv: Sequence[str]) -> None:
     """Measure, or show an earlier bench."""
+    if _asks_for_study(argv):
+        from bdia.cli import study
+
+        study.run([f"name={STUDY}", *argv])
+        return
     first = [word for word in argv if word.startswith("quick=")]
     rest = [word for word in argv if word not in first]
     choice = read_arguments(Choice(), first)

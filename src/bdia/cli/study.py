@@ -33,21 +33,24 @@ Keys of whole_step:
   vocabulary=2000 batch=2 tokens=512    tokens that there are, texts in the batch, tokens in a text
   optimizer=adamw rounds=5              a file of configs/optimizer; times of each way, of which the median counts
   ways=[...]                            some of standard, checkpoint, two_level, bdia, checkpoint_in_backward,
-                                        host_in_backward, two_level_in_backward, bdia_in_backward,
-                                        bdia_nested_in_backward, bdia_tiled_in_backward
+                                        standard_in_backward, host_in_backward, two_level_in_backward,
+                                        bdia_in_backward, bdia_nested_in_backward, bdia_tiled_in_backward
 
 Keys of equal_memory:
   depths=[24,48,96] width=128 heads=4   blocks and size of the model
   shares=[0,0.02,...,1] rounds=3        shares of the blocks that keep their activations; times of each point
   model=, vocabulary=, batch=, tokens=, optimizer=: as of whole_step
 
-Keys of length:
+Keys of length, which `bdia bench what=[depth,length]` measures too:
+  what=[depth,length,timm]              the curve over depth and the most blocks; the curve over length, the longest
+                                        text and the largest batch; timm's own checkpointing on timm's ViT
   depths=[6,...,192] tokens=512         the curve over depth, of gpt2_demo with width=256 heads=8 vocabulary=2000
   lengths=[512,...,16384]               the curve over length, at length_depth=24 blocks
   batch=1 measured_gflop=400            texts in the batch; larger steps are planned, not run
   fit_model=gpt2_paper fit_depth=48     the model of the limits; fit_tokens=1024 and fit_batch=8 where not sought
   gib=[4,16,24,80] device=cuda          memories, and the device that is planned for
   ways=[...]                            some of those of whole_step
+  timm_depths=[6,24,48] timm_batch=32   blocks of timm's ViT, images
 
 Keys of limits:
   record=                               of name=length; empty: the newest of results/length

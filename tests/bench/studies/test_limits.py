@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bdia import InvalidValueError, MissingFileError
-from bdia.bench.studies import length, limits
+from bdia.bench.studies import largest, limits
 
 ROW = {"question": "largest batch", "way": "bdia_in_backward", "label": "BDIA", "gib": 16.0, "largest": 200, "peak": 9}
 FIT = {"fit_model": "gpt2_demo", "fit_vocabulary": 40, "fit_depth": 4, "fit_tokens": 32, "fit_batch": 2}
@@ -35,8 +35,8 @@ def test_a_planned_size_is_lowered_until_it_runs(most, ran):
 
 
 def test_a_text_is_lowered_by_its_unit():
-    row = ROW | {"question": length.LONGEST, "largest": 5 * length.TEXT}
-    assert limits.lowered(row, limits.Arguments(), memory_of(4 * length.TEXT))["ran"] == 4 * length.TEXT
+    row = ROW | {"question": largest.LONGEST, "largest": 5 * largest.TEXT}
+    assert limits.lowered(row, limits.Arguments(), memory_of(4 * largest.TEXT))["ran"] == 4 * largest.TEXT
 
 
 def test_the_rows_asked_for_are_read_with_the_sizes_of_their_record(tmp_path):
@@ -44,9 +44,9 @@ def test_the_rows_asked_for_are_read_with_the_sizes_of_their_record(tmp_path):
     asked = limits.Arguments(record(tmp_path, *rows), [4.0, 16.0], ["bdia_in_backward"], ["largest batch"])
     settings, found = limits.read_plans(asked)
     assert found == [ROW]
-    assert length.size_of("largest batch", 7, settings) == length.Size(4, 32, 7)
-    assert length.size_of("most blocks", 7, settings) == length.Size(7, 32, 2)
-    assert length.size_of(length.LONGEST, 512, settings) == length.Size(4, 512, 1)
+    assert largest.size_of("largest batch", 7, settings) == largest.Size(4, 32, 7)
+    assert largest.size_of("most blocks", 7, settings) == largest.Size(7, 32, 2)
+    assert largest.size_of(largest.LONGEST, 512, settings) == largest.Size(4, 512, 1)
 
 
 @pytest.mark.parametrize(

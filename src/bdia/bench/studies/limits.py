@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from bdia import InvalidValueError, MissingFileError
-from bdia.bench.studies.length import QUESTIONS, size_of, unit_of
+from bdia.bench.studies.largest import QUESTIONS, size_of, unit_of
 from bdia.bench.studies.whole_step import WAYS
 from bdia.build import compose
 from bdia.profiling.sizes import GIB

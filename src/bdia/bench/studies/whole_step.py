@@ -49,6 +49,7 @@ WAYS = {
     BASE: Way("checkpointing", ("stack=checkpoint",)),
     "two_level": Way("two-level checkpointing", ("stack=checkpoint_two_level",)),
     "bdia": Way("BDIA", BDIA),
+    "standard_in_backward": Way("standard, stepped in backward", ("stack=standard", IN_BACKWARD)),
     "checkpoint_in_backward": Way("checkpointing, stepped in backward", ("stack=checkpoint", IN_BACKWARD)),
     "host_in_backward": Way(
         "checkpointing, its inputs on the host, stepped in backward", ("stack=checkpoint", IN_BACKWARD), on_host=True
