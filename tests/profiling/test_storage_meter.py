@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from bdia.data.ranks import local_part
 from bdia.models import VisionTransformer
 from bdia.optim import SetAdam
 from bdia.profiling.storage_meter import StorageMeter, optimizer_state
@@ -89,3 +91,22 @@ def test_a_gradient_older_than_the_meter_is_no_accident_of_a_step_that_owns_memo
         meter.owner = "loss_head"
         layer(torch.ones(1, 4)).sum().backward()
     assert meter.owned_at_peak["loss_head"] > 0
+
+
+def test_of_a_tensor_that_is_shared_out_the_part_here_counts():
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        shared = distribute_tensor(torch.zeros(8, 4), init_device_mesh("cpu", (2,)), [Shard(0)], src_data_rank=None)
+        with StorageMeter([local_part(shared)], []) as meter:
+            before = meter.alive
+            shared.mul_(2)
+            assert (before, meter.alive) == (4 * 4 * 4, 4 * 4 * 4)
+            made = shared + 1
+            assert meter.alive == 2 * 4 * 4 * 4
+            del made
+    finally:
+        dist.destroy_process_group()

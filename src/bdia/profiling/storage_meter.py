@@ -85,7 +85,7 @@ class StorageMeter(TorchDispatchMode):
         results = func(*args, **kwargs)
         for tensor in (results,) if isinstance(results, Tensor) else tree_leaves(results):
             if isinstance(tensor, Tensor):
-                self._book(func, tensor)
+                self._book(func, local_part(tensor))
         return results
 
     def _book(self, func: Any, tensor: Tensor) -> None:
