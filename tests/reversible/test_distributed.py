@@ -1,7 +1,6 @@
 """DistributedDataParallel and FSDP2 with two gloo processes: the gradients of one process."""
 
 import os
-import socket
 
 import pytest
 import torch
@@ -11,12 +10,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import bdia
-from bdia.reversible import BdiaStack
+from bdia.reversible import BdiaStack, CheckpointStack
+from helpers.processes import RANKS, free_port, join
 from helpers.reversible_helpers import loss_of, make_blocks, make_tokens
 from helpers.trainer_helpers import LAST, WORDS, batch, inputs_alive, llama, run_block
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
-RANKS, DEPTH = 2, 4
+DEPTH = 4
 
 
 def sample_of(rank):
@@ -54,12 +54,6 @@ def wrap(kind, stack):
     return fully_shard(stack, mesh=mesh)
 
 
-def join(rank, port):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(RANKS))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
-
-
 def work(rank, port, kind, backward, steps, folder):
     join(rank, port)
     stack = stack_of(backward)
@@ -70,12 +64,6 @@ def work(rank, port, kind, backward, steps, folder):
     grads = [p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for p in stack.parameters()]
     torch.save(grads, os.path.join(folder, f"{backward}{rank}.pt"))
     dist.destroy_process_group()
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def launch(kind, backward, steps, folder):
@@ -93,6 +81,28 @@ def test_two_processes_train_reversibly_with_the_gradients_of_stored_and_of_one_
     for a, b in zip(found[0], one_process("stored", steps), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)  # the ranks' sum is taken in another order
     assert all(g.abs().sum() > 0 for g in found[0])
+
+
+def count_exchanges(rank, port, folder):
+    from torch.distributed.tensor.debug import CommDebugMode
+
+    join(rank, port)
+    counts = []
+    for make in (CheckpointStack, BdiaStack, lambda blocks: BdiaStack(blocks, keep=0)):
+        model = wrap("fsdp2", make(make_blocks(DEPTH)))
+        with CommDebugMode() as mode:
+            loss_of(model(sample_of(rank))).backward()
+        counts.append({str(name): count for name, count in mode.get_comm_counts().items()})
+    torch.save(counts, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_rebuilding_exchanges_nothing_more_under_fsdp2(tmp_path):
+    mp.spawn(count_exchanges, args=(free_port(), str(tmp_path)), nprocs=RANKS)
+    for rank in range(RANKS):
+        for counts in torch.load(tmp_path / f"{rank}.pt"):  # a layer's weights twice, its gradients once
+            assert counts == {"c10d._allgather_base_": 2 * DEPTH, "c10d._reduce_scatter_base_": DEPTH}
 
 
 # --- converted models: the blocks of docs/trainers.md ---
