@@ -24,6 +24,7 @@ text that fits with transformers' own training, with its activation checkpointin
   hf.config=       a config.json, a folder that holds one, or a family whose sizes you give: llama, qwen, gpt2
   hf.KEY=          a key of that configuration: hf.hidden_size=2048 hf.num_hidden_layers=24
   batch=1 tokens=4096 depth= device=cuda out=   as above
+  devices=1        FSDP2 over so many: weights, gradients and optimizer state are shared out; batch and memory are one's
   memory=[24GiB,80GiB]   one amount or several
   precision=bf16-true    weights in bf16; or 32-true, or bf16-mixed
   loss_chunk=1024  tokens whose logits are made at once; null: the model's own loss, which makes all of them

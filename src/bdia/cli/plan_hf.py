@@ -22,6 +22,7 @@ class HfArguments:
     depth: int | None = None
     precision: str = "bf16-true"
     device: str = "cuda"
+    devices: int = 1
     memory: str = "[24GiB,80GiB]"
     loss_chunk: int | None = 1024
     out: str = ""
@@ -46,6 +47,11 @@ def make_hf_plan(words: Sequence[str], arguments: HfArguments) -> HfPlan:
     memories = [_amount(text) for text in arguments.memory.strip("[]").split(",")]
     source = str(sizes.pop("config"))
     config = read_config(source, sizes)
+    if arguments.devices > 1 and any(word.endswith("in_backward=true") for word in optimizer):
+        raise InvalidValueError(
+            f"devices={arguments.devices} with optimizer.in_backward=true: FSDP2 exchanges whole gradients before the "
+            "step; set devices=1 or optimizer.in_backward=false"
+        )
     for key in ("batch", "tokens"):
         if getattr(arguments, key) < 1:
             raise InvalidValueError(f"{key}={getattr(arguments, key)}: wanted at least 1; set {key}")
@@ -53,11 +59,12 @@ def make_hf_plan(words: Sequence[str], arguments: HfArguments) -> HfPlan:
         config, build_optimizer(compose(optimizer)), arguments.batch, arguments.precision, arguments.loss_chunk,
         arguments.device,
     )  # fmt: skip
-    planner = HfPlanner(steps, arguments.depth)
+    planner = HfPlanner(steps, arguments.depth, arguments.devices)
     return HfPlan(
         config=" ".join([source, *(f"{key}={value}" for key, value in sizes.items())]),
-        parameters=planner.parameters(), layers=planner.depth,
-        positions=getattr(config, "max_position_embeddings", None), batch=arguments.batch, tokens=arguments.tokens,
+        parameters=planner.parameters, layers=planner.depth,
+        positions=getattr(config, "max_position_embeddings", None), devices=arguments.devices,
+        batch=arguments.batch, tokens=arguments.tokens,
         precision=arguments.precision, optimizer=" ".join(optimizer) or "optimizer=set_adam", device=arguments.device,
         memories=tuple(memories), ways=planner.rows(arguments.tokens, memories),
     )  # fmt: skip
@@ -89,9 +96,10 @@ def hf_in_text(plan: HfPlan) -> str:
     from bdia.results.tables import Table, plain
 
     longest = [f"longest in {format_bytes(memory)}" for memory in plan.memories]
+    shared = f" on each of {plan.devices} devices, FSDP2" if plan.devices > 1 else ""
     lines = [
         f"{plan.config}: {plan.parameters:,} parameters, {plan.layers} layers; a step of {plan.batch} texts of "
-        f"{plan.tokens:,} tokens, {plan.precision}, {plan.optimizer}, {plan.device}",
+        f"{plan.tokens:,} tokens{shared}, {plan.precision}, {plan.optimizer}, {plan.device}",
         "",
         plain(Table(["training", "peak", *CATEGORIES, "held", *longest], [_row(way, plan) for way in plan.ways])),
         "",

@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from torch import nn
+
 from bdia import BdiaError, InvalidValueError
 from bdia.profiling.alike import alike_moments
 from bdia.profiling.hf_model import WAYS, HfSteps, Way
 from bdia.profiling.moments import Moments, StepCost
 from bdia.profiling.search import largest_that_fits
+from bdia.profiling.sharded import Shards
 from bdia.profiling.sizes import CATEGORIES
 from bdia.profiling.traced_step import nothing_computed, trace_moments
 
@@ -34,12 +37,17 @@ class HfRow:
 
 @dataclass(frozen=True)
 class HfPlan:
-    """The question and every way's answer; `memories` in bytes, `positions` those of the configuration, if any."""
+    """The question and every way's answer.
+
+    Args:
+        positions: those of the configuration, if any. memories: in bytes, of each of the `devices`.
+    """
 
     config: str
     parameters: int
     layers: int
     positions: int | None
+    devices: int
     batch: int
     tokens: int
     precision: str
@@ -55,25 +63,26 @@ class HfPlanner:
     Args:
         steps: what is planned.
         depth: layers; None takes the configuration's.
+        devices: FSDP2 shares weights, gradients and optimizer state out over so many; the plan is of one of them.
     """
 
-    def __init__(self, steps: HfSteps, depth: int | None = None) -> None:
+    def __init__(self, steps: HfSteps, depth: int | None = None, devices: int = 1) -> None:
         if depth is not None and depth < 1:
             raise InvalidValueError(f"depth={depth}: wanted at least 1; set depth")
         self.steps, self.depth = steps, depth or int(steps.config.num_hidden_layers)
         kinds = set((getattr(steps.config, "layer_types", None) or ["all"])[: self.depth])
         self._alike = len(kinds) == 1
+        model = self._model()
+        self.parameters, self._shards = sum(p.numel() for p in model.parameters()), Shards.of(devices, model)
         self._moments: dict[tuple, Moments] = {}
 
-    def parameters(self) -> int:
-        """Return the number of the model's parameters."""
+    def _model(self) -> nn.Module:
         with nothing_computed(self.steps.device):
-            model = self.steps.step(WAYS[0], SHORT, self.depth).model
-            return sum(p.numel() for p in model.parameters())
+            return self.steps.step(WAYS[0], SHORT, self.depth).model
 
     def cost(self, way: Way, tokens: int) -> StepCost:
         """Return what a step on texts of so many tokens costs."""
-        return self._whole(way, tokens).cost()
+        return self._shards.on_one(self._whole(way, tokens)).cost()
 
     def row(self, way: Way, tokens: int, memories: Sequence[int]) -> HfRow:
         """Return one way's answer.
@@ -104,7 +113,7 @@ class HfPlanner:
 
         def extended(tokens: int) -> StepCost:
             found = short.extended([(long, Fraction(tokens - SHORT, LONG - SHORT))])
-            return self.cost(way, tokens) if found is None else found.cost()
+            return self.cost(way, tokens) if found is None else self._shards.on_one(found).cost()
 
         traced = self.cost(way, CHECK).peak
         straight = abs(extended(CHECK).peak - traced) <= STRAIGHT * traced
