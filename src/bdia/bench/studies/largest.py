@@ -44,12 +44,12 @@ class Steps:
         """Return what a step costs."""
         return self._of(way, size).cost(_stack(way), size.batch, (size.depth,))
 
-    def line(self, way: Way, first: Size, second: Size) -> Callable[[int], float] | None:
-        """Return the peak of the step n times as far from the first as the second is; None if it is on no line."""
+    def line(self, way: Way, first: Size, second: Size) -> Callable[[int], StepCost] | None:
+        """Return the cost of the step n times as far from the first as the second is; None if it is on no line."""
         (one, other) = (self._of(way, size).moments(_stack(way), size.batch, (size.depth,)) for size in (first, second))
         if one.extended([(other, 1)]) is None:
             return None
-        return lambda n: one.extended([(other, Fraction(n))]).cost().peak
+        return lambda n: one.extended([(other, Fraction(n))]).cost()
 
     def alike(self, way: Way, size: Size) -> bool:
         """Whether few blocks stand for many."""
@@ -100,13 +100,14 @@ class _Search:
         """Return the largest that fits, and what its step costs."""
         if self.extrapolates:
             return self._extrapolated(budget)
-        found = self.start
-        if self.near is not None:
-            found = largest_that_fits(lambda n: self.near(n - self.start), budget, [self.start])
-        if self.near is None or found < self.start or self._peak(found) > budget:
-            found = largest_that_fits(self._peak, budget, [max(found, 1)])
-        cost = planned(self.steps.cost(self.way, self._size(found))) if found else {}
-        return {"origin": "planned", "largest": found * self.unit} | cost
+        found = largest_that_fits(lambda n: self._cost(n).peak, budget, [self.start])
+        return {"origin": "planned", "largest": found * self.unit} | (planned(self._cost(found)) if found else {})
+
+    def _cost(self, n: int) -> StepCost:
+        """Return what a step costs: from its first size on by the line, below it and without one by a trace."""
+        if self.near is not None and n > self.start:
+            return self.near(n - self.start)
+        return self.steps.cost(self.way, self._size(n))
 
     def _extrapolated(self, budget: float) -> dict[str, Any]:
         """Continue the line through the peaks of two steps."""
