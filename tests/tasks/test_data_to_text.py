@@ -77,6 +77,23 @@ def test_bleu_and_chrf_are_sacrebleus_against_all_sentences_of_the_prompts_that_
     assert "nrefs:var" in task.signatures["bleu"]
 
 
+def test_processes_share_the_prompts_that_any_of_them_tested_and_score_all_outputs(monkeypatch):
+    task = make_task(prompts={"test": PROMPTS})
+    monkeypatch.setattr(task, "continue_prompts", lambda prompts: [f"{prompt} It is one, here." for prompt in prompts])
+    told = []
+
+    def gathered(own):  # the other process tested the third prompt, and continues the second of the two
+        told.append(own)
+        return [own, {2}] if isinstance(own, set) else [own, ["No one is here."]]
+
+    monkeypatch.setattr("bdia.tasks.data_to_text.gathered", gathered)
+    monkeypatch.setattr(DataToText, "world_size", 2)
+    found = run_test(task, [batch(0)])
+    assert told == [{0}, ["a | It is one, here."]]
+    outputs, references = [told[1][0], "No one is here."], [["One is here now.", "No."], ["It is one, here.", None]]
+    assert found["test/chrf"] == pytest.approx(sacrebleu.corpus_chrf(outputs, references).score, rel=1e-5)
+
+
 def test_references_are_sorted_by_place_with_none_where_a_prompt_has_fewer():
     assert by_place([("a", "b"), ("c",)]) == [["a", "c"], ["b", None]]
 

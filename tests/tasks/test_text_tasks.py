@@ -96,6 +96,21 @@ def test_bleu_and_chrf_are_sacrebleus_on_the_raw_references_in_the_order_of_the_
     assert "tok:13a" in task.signatures["bleu"]
 
 
+def test_hypotheses_of_all_processes_are_scored(monkeypatch):
+    texts = {1: "Deux femmes parlent.", 0: "Un chien court dans l'herbe ."}
+    task = Translation(
+        tokenizer=TOKENIZER, net=Fixed(), optimizer=None, scheduler=None, references={"test": REFERENCES[:2]}
+    )
+    monkeypatch.setattr("bdia.tasks.translation.gathered", lambda own: [own, {0: texts[0]}])
+    task.hypotheses = {1: texts[1]}
+    scores = {}
+    monkeypatch.setattr(task, "log_scores", scores.update)
+    task.on_test_epoch_end()
+    wanted = sacrebleu.corpus_bleu([texts[0], texts[1]], [REFERENCES[:2]]).score
+    assert scores["bleu"] == pytest.approx(wanted, rel=1e-5)
+    assert task.hypotheses == {}
+
+
 def test_translate_keeps_the_number_and_the_order_of_the_lines(monkeypatch):
     task = Translation(tokenizer=TOKENIZER, net=Fixed(), optimizer=None, scheduler=None).eval()
     eos = TOKENIZER.token_to_id(EOS)

@@ -18,11 +18,21 @@ from bdia.train.devices import must_start
 needs_gloo = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 IMAGES = "data=digits model=vit_demo +trainer.max_steps=5 trainer.max_epochs=1 data.batch_size=32"
 TEXT = "data=pydoc model=gpt2_demo tokenizer@data.tokenizer=bytes +trainer.max_steps=5 trainer.max_epochs=1"
-SMALL = "+trainer.limit_val_batches=2 +trainer.limit_test_batches=2 logger=csv optimizer=adamw trainer.accelerator=cpu"
+TRANSLATION = (
+    "data=numbers model=seq2seq_demo data.source.train=400 data.source.val=40 data.source.test=40 model.beam=2 "
+    "data.eval_token_budget=300 data.token_budget=300 +trainer.max_steps=5 trainer.max_epochs=1"
+)
+PROMPTS = (
+    "data=restaurants model=gpt2_prompts_demo data.source.train=60 tokenizer@data.tokenizer=bytes "
+    "data.token_budget=1024 data.eval_token_budget=1024 +trainer.max_steps=5 trainer.max_epochs=1 model.new_tokens=20 "
+    "data.max_length=300"
+)
+LIMITS = "+trainer.limit_val_batches=2 +trainer.limit_test_batches=2"
+SMALL = "logger=csv optimizer=adamw trainer.accelerator=cpu"
 
 
-def command(folder, *choices):
-    words = " ".join((*choices, SMALL)).split()
+def command(folder, *choices, limits=LIMITS):
+    words = " ".join((*choices, limits, SMALL)).split()
     return [sys.executable, "-m", "bdia.train", *words, f"paths.runs={folder}/runs", f"paths.results={folder}/results"]
 
 
@@ -31,9 +41,11 @@ def environment():
     return kept | {"OMP_NUM_THREADS": "1"}
 
 
-def trained(folder, *choices):
+def trained(folder, *choices, limits=LIMITS):
     """Run to the end; returns the only record and the checkpoint."""
-    done = subprocess.run(command(folder, *choices), env=environment(), capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        command(folder, *choices, limits=limits), env=environment(), capture_output=True, text=True, timeout=400
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return outcome(folder)
 
@@ -75,16 +87,37 @@ def test_two_processes_train_a_reversible_model_as_a_stored_one_bit_for_bit(tmp_
     [
         IMAGES,
         TEXT,
+        TRANSLATION,
+        PROMPTS,
         f"{TEXT} trainer.accumulate_grad_batches=2",
         f"{TEXT} trainer.precision=bf16-mixed",
         f"{TEXT} trainer.gradient_clip_val=0.1",
     ],
-    ids=["images", "text", "accumulated", "bf16", "clipped"],
+    ids=["images", "text", "translation", "prompts", "accumulated", "bf16", "clipped"],
 )
 def test_each_strategy_trains_a_reversible_model_as_a_stored_one_bit_for_bit(tmp_path, strategy, run):
     two = f"{run} stack=bdia trainer.devices=2 trainer.strategy={strategy}"
     found = trained(tmp_path / "reversible", two)
     assert_same_training(found, trained(tmp_path / "stored", two, "stack.backward=stored"))
+
+
+@pytest.mark.slow
+@needs_gloo
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("run", [TRANSLATION, PROMPTS], ids=["translation", "prompts"])
+def test_two_processes_test_every_item_once_as_one_process_does(tmp_path, strategy, run):
+    choices = f"{run.replace('max_steps=5', 'limit_train_batches=2')} stack=bdia optimizer.lr=0"
+    found, wanted = (
+        {
+            (row["name"], row["split"]): row["value"]
+            for row in trained(tmp_path / name, choices, more, limits="")[0]["metrics"]
+            if row.get("split") in ("val", "test")
+        }
+        for name, more in (("two", f"trainer.devices=2 trainer.strategy={strategy}"), ("one", ""))
+    )
+    assert {("loss", "val"), ("loss", "test"), ("bleu", "test"), ("chrf", "test")} <= found.keys() == wanted.keys()
+    assert found == pytest.approx(wanted, rel=1e-6)
+    assert found["chrf", "test"] == wanted["chrf", "test"] > 0  # an output is the same text, or it is not
 
 
 @pytest.mark.slow

@@ -8,9 +8,11 @@ from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 
 from bdia import InvalidValueError
+from bdia.data.ranks import gathered
 from bdia.data.text.prompts import IGNORED, Prompts
 from bdia.data.text.tokenizer import END_OF_DOCUMENT
 from bdia.models.sampling import generate
+from bdia.tasks.sharding import whole_weights
 from bdia.tasks.text import TextTask
 
 Batch = tuple[Tensor, Tensor, Tensor]  # inputs (B, T), labels (B, T) with IGNORED, numbers of the prompts (B,)
@@ -55,18 +57,23 @@ class DataToText(TextTask):
         self.tested.update(batch[2].tolist())
 
     def on_test_epoch_end(self) -> None:
-        """Continue every prompt that was tested, and score all outputs at once: BLEU is no mean over sentences."""
-        tested, self.tested = sorted(self.tested), set()
+        """Continue every prompt that was tested, and score all outputs at once: BLEU is no mean over sentences.
+
+        Each process continues its share of the prompts.
+        """
+        tested, self.tested = sorted(set().union(*gathered(self.tested))), set()
         if not tested:  # trainer.limit_test_batches=0
             return
         prompts = [self.prompts["test"][number] for number in tested]
-        found = self.continue_prompts([text for text, _ in prompts])
+        with whole_weights(self.net):
+            shares = gathered(self.continue_prompts([text for text, _ in prompts[self.global_rank :: self.world_size]]))
+        found = [shares[place % self.world_size][place // self.world_size] for place in range(len(prompts))]
         references = [sentences for _, sentences in prompts]
         scores = {}
         for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
             scores[name] = metric.corpus_score(found, by_place(references)).score
             self.signatures[name] = str(metric.get_signature())
-        self.log_dict({f"test/{name}": value for name, value in scores.items()})
+        self.log_scores(scores)
 
     @torch.inference_mode()
     def continue_prompts(self, prompts: Sequence[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """FSDP2: weights and gradients shared out over devices, gathered layer by layer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch.distributed as dist
@@ -32,6 +34,28 @@ def shard(net: nn.Module, mesh: DeviceMesh) -> None:
     for name in FORWARDS:
         if hasattr(net, name):
             register_fsdp_forward_method(net, name)
+
+
+@contextmanager
+def whole_weights(net: nn.Module) -> Iterator[None]:
+    """Hold all weights of a model on every process meanwhile; all processes have to enter and to leave.
+
+    Inside, a call of the model exchanges nothing, so that one process may call it more often than another does: texts
+    end after different numbers of tokens.
+    """
+    if not isinstance(net, FSDPModule):
+        yield
+        return
+    parts = [module for module in net.modules() if isinstance(module, FSDPModule)]
+    net.set_reshard_after_forward(False)
+    for part in parts:
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(part is not net, recurse=False)  # as fully_shard sets it
 
 
 def _average(group: dist.ProcessGroup, parameter: Tensor) -> None:

@@ -102,6 +102,11 @@ class TextTask(Task):
             if name.startswith(f"{split}/"):
                 self.log_metric(name, total.detach(), count, prog_bar=name.endswith("loss"))
 
+    def log_scores(self, scores: dict[str, float]) -> None:
+        """Log scores of the whole test split, which every process has computed from the same outputs."""
+        values = {f"test/{name}": value for name, value in scores.items()}
+        self.log_dict(values, sync_dist=True, reduce_fx="max")  # equal on all: the largest is each, to the last bit
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the tokenizer's fingerprint too."""
         super().on_save_checkpoint(checkpoint)

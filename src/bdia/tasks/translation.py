@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bdia import InvalidValueError
+from bdia.data.ranks import gathered
 from bdia.data.text.tokenizer import BOS, EOS
 from bdia.models.decoding import beam_search
+from bdia.tasks.sharding import whole_weights
 from bdia.tasks.text import TextTask
 
 Batch = tuple[Tensor, Tensor, Tensor]  # source (B, S), target (B, T + 1), number of each pair in its split (B,)
@@ -80,21 +82,22 @@ class Translation(TextTask):
         """Log the loss and translate one test batch."""
         super().test_step(batch, batch_idx)
         source, _, numbers = batch
-        self.hypotheses |= dict(zip(numbers.tolist(), self._search(source), strict=True))
+        with whole_weights(self.net):
+            self.hypotheses |= dict(zip(numbers.tolist(), self._search(source), strict=True))
 
     def on_test_epoch_end(self) -> None:
-        """Score all sentences that were translated at once: BLEU is no mean over sentences."""
-        numbers, found = sorted(self.hypotheses), self.hypotheses
-        self.hypotheses = {}
+        """Score all sentences of all processes at once: BLEU is no mean over sentences."""
+        found = {number: text for part in gathered(self.hypotheses) for number, text in part.items()}
+        numbers, self.hypotheses = sorted(found), {}
         if not numbers:  # trainer.limit_test_batches=0
             return
-        references, found = [self.references["test"][n] for n in numbers], [found[n] for n in numbers]
-        matches = sum(a == b for a, b in zip(found, references, strict=True))
+        references, outputs = [self.references["test"][n] for n in numbers], [found[n] for n in numbers]
+        matches = sum(a == b for a, b in zip(outputs, references, strict=True))
         scores = {"exact_match": 100 * matches / len(references)}
         for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-            scores[name] = metric.corpus_score(found, [references]).score
+            scores[name] = metric.corpus_score(outputs, [references]).score
             self.signatures[name] = str(metric.get_signature())
-        self.log_dict({f"test/{name}": value for name, value in scores.items()})
+        self.log_scores(scores)
 
     @torch.inference_mode()
     def _search(

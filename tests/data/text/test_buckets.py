@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from bdia.data.text.buckets import BucketLoader, TokenTable, cut
+from bdia.data.text.buckets import BucketLoader, TokenTable, cut, halved
 from helpers.cuda_waits import refused_waits
 
 COUNT, BUDGET = 500, 400
@@ -19,9 +19,13 @@ def make_sequences(count=COUNT, seed=0):
     return sources, targets
 
 
-def make_loader(budget=BUDGET, shuffle_seed=0, count=COUNT, device="cpu"):
+def make_loader(budget=BUDGET, shuffle_seed=0, count=COUNT, device="cpu", rank=0, world_size=1):
     source, target = (TokenTable.of(side).to(device) for side in make_sequences(count))
-    return BucketLoader(source, target, budget, shuffle_seed, "data.token_budget")
+    return BucketLoader(source, target, budget, shuffle_seed, "data.token_budget", rank, world_size)
+
+
+def make_ranks(world_size, **settings):
+    return [make_loader(rank=rank, world_size=world_size, **settings) for rank in range(world_size)]
 
 
 def epoch_of(loader, epoch):
@@ -121,7 +125,76 @@ def test_a_loaded_position_continues_with_the_next_batch_bit_for_bit(used):
     assert_same_batches(epoch_of(resumed, 3), epoch_of(make_loader(), 3))
 
 
-@pytest.mark.parametrize("change", [{"budget": 500}, {"shuffle_seed": 1}, {"count": 499}])
+@pytest.mark.parametrize("world_size", [5, 7, 8])
+def test_training_ranks_take_turns_at_the_batches_of_one_device(world_size):
+    loaders = make_ranks(world_size)
+    shares = [epoch_of(loader, 2) for loader in loaders]
+    assert {len(share) for share in shares} == {len(loader) for loader in loaders}
+    alone = epoch_of(make_loader(), 2)
+    assert len(alone) % world_size  # else nothing wraps around
+    dealt = [batch for turn in zip(*shares, strict=True) for batch in turn]
+    assert_same_batches(dealt, alone + alone[: len(dealt) - len(alone)])
+    assert len(dealt) - len(alone) < world_size
+
+
+def test_more_ranks_than_batches_take_some_twice():
+    shares = [epoch_of(loader, 0) for loader in make_ranks(5, budget=10**6)]
+    assert [len(share) for share in shares] == [1] * 5
+    assert all(sorted(numbers(share)) == list(range(COUNT)) for share in shares)
+
+
+@pytest.mark.parametrize("budget", [84, BUDGET, 10**6])
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_evaluation_ranks_hold_every_pair_once_in_equally_many_batches(world_size, budget):
+    loaders = make_ranks(world_size, shuffle_seed=None, budget=budget)
+    shares = [epoch_of(loader, 0) for loader in loaders]
+    assert sorted(number for share in shares for number in numbers(share)) == list(range(COUNT))
+    assert {len(share) for share in shares} == {len(loader) for loader in loaders}
+    assert all(source.numel() + target.numel() <= budget for share in shares for source, target, _ in share)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_continues_with_its_next_batch_bit_for_bit(rank):
+    wanted = epoch_of(make_loader(rank=rank, world_size=2), 2)
+    first = make_loader(rank=0, world_size=2)  # whose position is saved for all
+    first.sampler.set_epoch(2)
+    batches = iter(first)
+    for _ in range(5):
+        next(batches)
+    resumed = make_loader(rank=rank, world_size=2)
+    resumed.load_state_dict(first.state_dict())
+    assert_same_batches(epoch_of(resumed, 2), wanted[5:])
+
+
+def test_a_position_saved_before_batches_were_dealt_is_that_of_one_device():
+    loader = make_loader()
+    next(iter(loader))
+    state = {key: value for key, value in loader.state_dict().items() if key != "world_size"}
+    resumed = make_loader()
+    resumed.load_state_dict(state)
+    assert_same_batches(epoch_of(resumed, 0), epoch_of(make_loader(), 0)[1:])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "wanted"),
+    [
+        ([5, 3], 1, [5, 3]),
+        ([5, 3], 2, [5, 3]),
+        ([5, 3], 3, [3, 2, 3]),
+        ([1, 2, 1], 4, [1, 1, 1, 1]),
+        ([7], 3, [2, 2, 3]),
+    ],
+)
+def test_the_largest_batches_are_halved_until_all_ranks_have_as_many(sizes, count, wanted):
+    assert halved(sizes, count, "data.eval_token_budget") == wanted
+
+
+def test_pairs_that_cannot_be_shared_out_evenly_are_refused_by_key():
+    with pytest.raises(ValueError, match=r"3 batches of one pair for 2 devices.*data\.eval_token_budget higher"):
+        halved([1, 1, 1], 2, "data.eval_token_budget")
+
+
+@pytest.mark.parametrize("change", [{"budget": 500}, {"shuffle_seed": 1}, {"count": 499}, {"world_size": 2}])
 def test_resuming_inside_an_epoch_with_another_plan_is_refused_by_key(change):
     loader = make_loader()
     next(iter(loader))

@@ -194,13 +194,6 @@ def test_a_fit_sees_every_pair_once_per_epoch_in_the_number_of_steps_that_the_sc
     assert orders[0] != orders[1]
 
 
-def test_more_than_one_device_is_refused_by_key():
-    module = make_module()
-    module.trainer = type("Trainer", (), {"world_size": 2})()
-    with pytest.raises(ValueError, match=r"2 devices: .*trainer\.devices=1"):
-        module.train_dataloader()
-
-
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real data sets")
 def test_multi30k_is_cut_into_well_filled_batches():
     files = {"train": "train", "val": "val", "test": "test_2016_flickr"}

@@ -176,11 +176,7 @@ class PromptDataModule(TextDataModule):
         return [train[number] for number in kept.nonzero().flatten().tolist()]
 
     def _loader(self, split: str, budget: int, shuffle_seed: int | None, budget_key: str) -> "PromptLoader":
-        if self.trainer and self.trainer.world_size > 1:
-            raise InvalidValueError(
-                f"{self.trainer.world_size} devices: batches of prompts are not shared out, set trainer.devices=1"
-            )
-        return PromptLoader(self.rows[split].to(self._device), budget, shuffle_seed, budget_key)
+        return PromptLoader(self.rows[split].to(self._device), budget, shuffle_seed, budget_key, **self._share)
 
 
 class PromptLoader(BucketLoader):
@@ -189,9 +185,17 @@ class PromptLoader(BucketLoader):
     The batches are `BucketLoader`'s; prompt and sentence of a document follow each other without a gap.
     """
 
-    def __init__(self, rows: Rows, token_budget: int, shuffle_seed: int | None, budget_key: str) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        token_budget: int,
+        shuffle_seed: int | None,
+        budget_key: str,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         """Plan the batches; the arguments are `BucketLoader`'s."""
-        super().__init__(rows.prompt, rows.sentence, token_budget, shuffle_seed, budget_key)
+        super().__init__(rows.prompt, rows.sentence, token_budget, shuffle_seed, budget_key, rank, world_size)
         self.rows = rows
 
     @property
@@ -201,8 +205,8 @@ class PromptLoader(BucketLoader):
         return held + self.rows.number.nbytes + self.order.nbytes
 
     def batch_indices(self, epoch: int) -> list[tuple[Tensor, int]]:
-        """Return the documents of each batch of an epoch, and the longest one's tokens."""
-        order, sizes = self._shuffled(epoch)
+        """Return the documents of each of this rank's batches in an epoch, and the longest one's tokens."""
+        order, sizes = self._dealt(epoch)
         longest = [int(part.max()) for part in self.rows.whole.lengths[order].split(sizes)]
         return list(zip(order.to(self.rows.number.device).split(sizes), longest, strict=True))
 

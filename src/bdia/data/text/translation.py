@@ -142,12 +142,8 @@ class TranslationDataModule(TextDataModule):
         return [train[number] for number in kept.nonzero().flatten().tolist()]
 
     def _loader(self, split: str, budget: int, shuffle_seed: int | None, budget_key: str) -> BucketLoader:
-        if self.trainer and self.trainer.world_size > 1:
-            raise InvalidValueError(
-                f"{self.trainer.world_size} devices: translation batches are not shared out, set trainer.devices=1"
-            )
         source, target = (side.to(self._device) for side in self.encoded[split])
-        return BucketLoader(source, target, budget, shuffle_seed, budget_key)
+        return BucketLoader(source, target, budget, shuffle_seed, budget_key, **self._share)
 
 
 def _encode(tokenizer: Tokenizer, pairs: list[Pair]) -> tuple[TokenTable, TokenTable]:
