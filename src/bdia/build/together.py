@@ -103,12 +103,6 @@ def _check_devices(config: Mapping[str, Any]) -> None:
             "a gradient is stepped before the devices have exchanged it; set optimizer.in_backward=false",
         ),
         (
-            "optimizer=set_adam",
-            strategy == "fsdp2" and str(config["optimizer"].get("_target_")) == "bdia.optim.SetAdam",
-            "fsdp2 shares a weight out, and its step needs the largest and smallest value of the whole one; set "
-            "optimizer=adamw or trainer.strategy=ddp",
-        ),
-        (
             "weights.pretrain",
             (config.get("weights") or {}).get("pretrain"),
             "train it first on one device, then set weights.from to its folder and weights.pretrain=null",

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bdia import InvalidValueError, UnsupportedError
+from bdia.optim.reductions import Reductions, local, reductions_of
 
 GROUP_ELEMENTS = 2**21  # elements updated together: bounds the temporary memory of a step to 8 MiB in float32
 
@@ -20,6 +21,9 @@ class SetAdam(Optimizer):
         vt = v (sum v)^2 / (d sum v^2)
         w = sqrt(vt / (1 - beta2^t) + eps);   w = w - 0.5 min(w)
         theta -= lr / (1 - beta1^t) m / w
+
+    Under FSDP2 these are sums and minima of whole tensors: a step exchanges a few numbers of each tensor, in three
+    calls for 2^21 elements. The sums are rounded in another order than on one device.
 
     Source: Zhang, arXiv 2302.01029. There is no weight decay. A tensor whose gradients were all zero so far has
     v = 0; its vt is taken as 0, so it does not move.
@@ -63,8 +67,10 @@ class SetAdam(Optimizer):
             params = [p for p in group["params"] if p.grad is not None and p.numel()]
             for p in params:
                 self._check_and_initialise(p)
-            for some in bounded_groups(params, GROUP_ELEMENTS):
-                self._update(some, group["lr"], *group["betas"], group["eps"])
+            for alike in _by_layout(params):
+                # whole sizes, also of what is shared out: every process must make the same groups
+                for some in bounded_groups(alike, GROUP_ELEMENTS):
+                    self._update(some, group["lr"], *group["betas"], group["eps"])
         return loss
 
     def _check_and_initialise(self, p: Tensor) -> None:
@@ -81,36 +87,51 @@ class SetAdam(Optimizer):
             }
 
     def _update(self, params: list[Tensor], lr: float, beta1: float, beta2: float, eps: float) -> None:
-        grads = [p.grad for p in params]
+        grads = [local(p.grad) for p in params]
         states = [self.state[p] for p in params]
-        m, v = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
+        m, v = [local(s["exp_avg"]) for s in states], [local(s["exp_avg_sq"]) for s in states]
         for s in states:
             s["step"] += 1
         t = [s["step"].item() for s in states]
         torch._foreach_lerp_(m, grads, 1 - beta1)
         torch._foreach_mul_(v, beta2)
         torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
-        w = denominators(v, [1 - beta2**i for i in t], eps)
-        torch._foreach_addcdiv_(params, m, w, [-lr / (1 - beta1**i) for i in t])
+        w = denominators(v, [1 - beta2**i for i in t], eps, [p.numel() for p in params], reductions_of(params[0]))
+        torch._foreach_addcdiv_([local(p) for p in params], m, w, [-lr / (1 - beta1**i) for i in t])
 
 
-def denominators(v: list[Tensor], corrections: list[float], eps: float) -> list[Tensor]:
-    """Return w of SET-Adam for every second moment v; `corrections` are the 1 - beta2^t.
+def denominators(
+    v: list[Tensor], corrections: list[float], eps: float, sizes: list[int], over: Reductions
+) -> list[Tensor]:
+    """Return w of SET-Adam for every second moment v.
 
     v is divided by its maximum first: v is a squared gradient, and squaring it again would underflow in float32.
+
+    Args:
+        v: this process's parts, where the tensors are shared out.
+        corrections: the 1 - beta2^t.
+        sizes: d, elements of the whole tensors.
+        over: reduces over whole tensors.
     """
     tiny = torch.finfo(v[0].dtype).tiny
-    peak = torch._foreach_max(v)
+    peak = over.largest(v)
     w = torch._foreach_div(v, torch._foreach_clamp_min(peak, tiny))
-    total, norm = torch._foreach_norm(w, 1), torch._foreach_norm(w, 2)  # v >= 0, so the 1-norm is the sum
+    total, norm = over.norms(w)  # v >= 0, so the 1-norm is the sum
     for i, u in enumerate(w):
         # norm >= 1 unless all of v is zero
-        u.mul_(peak[i] / corrections[i] * (total[i] / norm[i].clamp_min(1.0)).square() / u.numel())
+        u.mul_(peak[i] / corrections[i] * (total[i] / norm[i].clamp_min(1.0)).square() / sizes[i])
     torch._foreach_add_(w, eps)
     torch._foreach_sqrt_(w)
-    for u in w:
-        u.sub_(u.min(), alpha=0.5)
+    for u, least in zip(w, over.smallest(w), strict=True):
+        u.sub_(least, alpha=0.5)
     return w
+
+
+def _by_layout(params: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the parameters that this process holds whole, then those that are shared out; no empty list."""
+    for is_shared in (False, True):
+        if alike := [p for p in params if hasattr(p, "placements") == is_shared]:
+            yield alike
 
 
 def bounded_groups(params: list[Tensor], limit: int) -> Iterator[list[Tensor]]:
