@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from bdia.data.text.buckets import BucketLoader, TokenTable, cut, halved
+from bdia.data.text.buckets import BucketLoader, cut, halved
+from bdia.data.text.table import TokenTable
 from helpers.cuda_waits import refused_waits
 
 COUNT, BUDGET = 500, 400

@@ -9,9 +9,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from bdia import InvalidValueError
-from bdia.data.text.buckets import BucketLoader, TokenTable
+from bdia.data.text.buckets import BucketLoader
 from bdia.data.text.module import TextDataModule
 from bdia.data.text.splits import SPLITS, Pair, Pairs, load_pairs, pairs_sha256
+from bdia.data.text.table import TokenTable
 from bdia.data.text.tokenizer import END_OF_DOCUMENT, TokenizerBuilder
 
 IGNORED = -100  # label of what does not count in the loss: the prompt and the padding; PyTorch's number for it

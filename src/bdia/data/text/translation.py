@@ -7,10 +7,11 @@ import torch
 from tokenizers import Tokenizer
 
 from bdia import InvalidValueError
-from bdia.data.text.buckets import PAD_ID, BucketLoader, TokenTable
+from bdia.data.text.buckets import BucketLoader
 from bdia.data.text.module import TextDataModule
 from bdia.data.text.pairs import PairSource
 from bdia.data.text.splits import SPLITS, Pair, Pairs, load_pairs, pairs_sha256
+from bdia.data.text.table import PAD_ID, TokenTable
 from bdia.data.text.tokenizer import BOS, EOS, PAD, TokenizerBuilder
 
 BOS_ID, EOS_ID = PAD_ID + 1, PAD_ID + 2
