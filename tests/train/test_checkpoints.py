@@ -5,6 +5,7 @@ import os
 import re
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -179,3 +180,14 @@ def test_a_run_told_to_end_twice_in_one_epoch_still_reports_the_whole_epoch(tiny
     add_callbacks()
     assert rows(train(cfg)) == rows(train(whole))
     assert read_records(cfg.paths.results)[-1].status == "ok"
+
+
+@pytest.mark.parametrize(("minutes", "batch"), [(0, 7), (11, 5), (None, 5)])
+def test_a_checkpoint_is_written_when_its_time_has_come(tiny, add_callbacks, monkeypatch, minutes, batch):
+    looks = iter(range(10**6))  # at the clock, three minutes apart
+    monkeypatch.setattr("bdia.callbacks.checkpoint.time", SimpleNamespace(monotonic=lambda: 180 * next(looks)))
+    cfg = tiny(f"callbacks.checkpoint.minutes={'null' if minutes is None else minutes}")
+    add_callbacks(At("on_train_batch_end", 8, broken))  # of fifteen, five an epoch
+    with pytest.raises(RuntimeError):
+        train(cfg)
+    assert checkpoint(cfg, LAST)["global_step"] == batch

@@ -63,6 +63,7 @@ UNHASHED_KEYS = (
     "data.tokenizer.folder",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
+    "callbacks.checkpoint.minutes",
 )
 ADDED_KEYS = {  # younger than the hash: at this value a run is what it was without the key
     "optimizer.in_backward": False,
