@@ -12,6 +12,8 @@ Usage: bdia study name=... [key=value ...]
   name=stream           the stream as float32 and as int32: price of a step, precision of grids with large values
   out=                  folder of the record; empty: results/<name>
 
+A study that is interrupted leaves what it has measured beside its record's place, in a file that ends in .part.
+
 Keys of reconstruction:
   depths=[12,24,48]                     blocks of the model
   dtypes=[float32,bfloat16,float64]     of the float form
@@ -104,5 +106,6 @@ def run(argv: Sequence[str]) -> None:
     rows = []
     for part in study.measure(arguments):
         rows += part
+        record.write(rows, finished=False)
         say_on_stderr(f"{own['name']}: {study.told(part)}")
     print(record.write(rows))

@@ -25,8 +25,12 @@ class StudyRecord:
         self.started, self.git = datetime.now(UTC), git_state(CONFIGS.parent)
         self.study, self.settings, self.folder, self.device = study, dict(settings), folder, device
 
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> Path:
-        """Write the record, a row a line, and return its path; a crash leaves none."""
+    def write(self, rows: Sequence[Mapping[str, Any]], finished: bool = True) -> Path:
+        """Write the record, a row a line, and return its path; a crash leaves none.
+
+        Args:
+            finished: else the file is `<record>.part`, which nothing reads; the finished record takes its place.
+        """
         header = {
             "schema": SCHEMA, "study": self.study, "git": self.git, "device": describe_device(self.device),
             "settings": self.settings, "started_utc": self.started.isoformat(),
@@ -35,5 +39,8 @@ class StudyRecord:
         lines = ",\n  ".join(map(json.dumps, rows))
         text = json.dumps(header, indent=1).removesuffix("\n}") + ',\n "rows": [\n  ' + lines + "\n ]\n}\n"
         path = self.folder / f"{self.started:%Y%m%dT%H%M%S%fZ}_{self.git['sha'][:7]}.json"
-        write_whole(path, text)
-        return path
+        part = path.with_name(f"{path.name}.part")
+        write_whole(path if finished else part, text)
+        if finished:
+            part.unlink(missing_ok=True)
+        return path if finished else part
