@@ -1,11 +1,26 @@
-"""The figure of `memory_depth.py` as SVG text: a line per stack of the record, with its name at its end.
+"""Figures of memory against depth and length, as SVG text: the same bytes for the same record.
 
-Written by hand: the file is small, and the same record gives the same bytes with any version of any library.
+Usage: python scripts/depth_figure.py [key=value ...]
+
+  figure=docs/images/length.svg   the README's figure, of the newest records of `bdia bench what=[depth]` and
+                                  what=[length] in results/length
+
+`draw` makes the figure of `memory_depth.py`: a line per stack, with its name at its end. It is written by hand, the
+same with any version of any library. `draw_length` makes the README's with matplotlib, for light and dark pages.
 """
 
+import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from bdia import MissingFileError
+from bdia.bench.studies.largest import LONGEST
+from bdia.bench.studies.whole_step import WAYS
+from bdia.cli.arguments import script_arguments
+from bdia.data.files import write_whole
 from bdia.profiling.sizes import MIB
 from bdia.reversible.stacks.registry import STACKS
 
@@ -13,6 +28,86 @@ WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 215, 40, 48
 LINE = 15  # least distance of two names, in pixels
 ROWS = {row.name: row for row in STACKS}
+LENGTH = Path(__file__).resolve().parents[1] / "results" / "length"
+STEPPED = ", stepped in backward"  # of all ways of the figure, so left out of its legend
+DASHES = ("-", "--", ":")  # ways of one stack
+MEASURED = "measured"
+INK_OF_POINTS = "#888888"  # of the legend's two sample points
+PAGE = """<style>svg { color: #222; background: #fff } @media (prefers-color-scheme: dark) {
+svg { color: #ddd; background: #0d1117 } }</style>"""
+
+
+@dataclass
+class Arguments:
+    """The command line; the module's text says what each means."""
+
+    figure: str = "docs/images/length.svg"
+
+
+def newest_rows(question: str, folder: Path = LENGTH) -> list[dict[str, Any]]:
+    """Return the rows that answer a question, of the newest record that has any; each with the record's `settings`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    for path in sorted(folder.glob("*.json"), reverse=True):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if rows := [row for row in record["rows"] if row["question"] == question]:
+            return [row | {"settings": record["settings"]} for row in rows]
+    raise MissingFileError(f"results/length: no record of {question}; run bdia bench what=[depth,length]")
+
+
+def draw_length(depth: Sequence[dict[str, Any]], longest: Sequence[dict[str, Any]]) -> str:
+    """Return activations at the peak against blocks, and the longest text in each memory: full points are measured."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from bdia.bench.drawing import STYLE, legend_below, svg_text
+
+    with rc_context(STYLE | {"font.size": 10}):
+        figure = Figure(figsize=(9.6, 4.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        longest = [row for row in longest if row["largest"]]
+        _lines(left, depth, "depth", lambda row: row["activations"] / MIB)
+        _lines(right, longest, "gib", lambda row: row["largest"] / 1000)
+        _label(left, sorted({row["depth"] for row in depth}), "blocks", "Activations at the peak of a step, MiB")
+        memories = sorted({row["gib"] for row in longest})
+        blocks = longest[0]["settings"]["fit_depth"]
+        _label(right, memories, "memory, GiB", f"Longest text, thousands of tokens, {blocks} blocks")
+        left.plot([], [], "o", color=INK_OF_POINTS, label="measured")
+        left.plot([], [], "o", color=INK_OF_POINTS, fillstyle="none", label="planned")
+        legend_below(figure, [left, right])
+        text = svg_text(figure, salt="length")
+    return text.replace(">", ">" + PAGE, 1) + "\n"
+
+
+def _lines(axes: Any, rows: Sequence[dict[str, Any]], key: str, value: Any) -> None:
+    """Draw a line per way; what is planned has hollow points."""
+    for name in dict.fromkeys(row["way"] for row in rows):
+        own = sorted((row for row in rows if row["way"] == name), key=lambda row: row[key])
+        override = WAYS[name].overrides[0]
+        same = [way for way in dict.fromkeys(row["way"] for row in rows) if WAYS[way].overrides[0] == override]
+        stack = next(row for row in STACKS if row.override == override)
+        places, values = [row[key] for row in own], [value(row) for row in own]
+        label = own[0]["label"].removesuffix(STEPPED)
+        axes.plot(places, values, DASHES[same.index(name)], color=stack.colour, linewidth=1.6, label=label)
+        for fill in ("full", "none"):
+            chosen = [at for at, row in enumerate(own) if (row["origin"] == MEASURED) == (fill == "full")]
+            points = [places[at] for at in chosen], [values[at] for at in chosen]
+            axes.plot(*points, "o", color=stack.colour, fillstyle=fill, markersize=5)
+
+
+def _label(axes: Any, places: Sequence[float], across: str, title: str) -> None:
+    from matplotlib.ticker import LogLocator
+
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(places, [f"{place:g}" for place in places])
+    axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.set_xlabel(across)
+    axes.set_title(title, loc="left", fontsize=10)
 
 
 def draw(record: dict[str, Any]) -> str:
@@ -72,3 +167,14 @@ def _spread(places: dict[str, float]) -> dict[str, float]:
     for stack, place in sorted(places.items(), key=lambda item: item[1]):
         last = moved[stack] = max(place, last + LINE)
     return moved
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line."""
+    arguments = script_arguments(Arguments(), __doc__, argv)
+    write_whole(Path(arguments.figure), draw_length(newest_rows("depth"), newest_rows(LONGEST)))
+    print(arguments.figure)
+
+
+if __name__ == "__main__":
+    main()

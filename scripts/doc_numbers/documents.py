@@ -64,14 +64,13 @@ def depth(stack: str, blocks: str, field: str) -> float:
 
 
 def study_rows(name: str, *wanted: str) -> list[dict[str, Any]]:
-    """Return the rows of the newest record of `bdia study` that have these values; each is KEY=VALUE."""
+    """Return the rows with these values, each KEY=VALUE, of the newest record of `bdia study` that has any."""
     pairs = [one.partition("=")[::2] for one in wanted]
-    rows = [
-        row for row in newest(name)["rows"] if all(str(row.get(key)).replace(" ", "_") == value for key, value in pairs)
-    ]
-    if not rows:
-        raise UnknownNumberError(f"results/{name}: no row with {' '.join(wanted)}")
-    return rows
+    for path in sorted((RESULTS / name).glob("*.json"), reverse=True):
+        rows = document(path)["rows"]
+        if found := [row for row in rows if all(str(row.get(key)).replace(" ", "_") == value for key, value in pairs)]:
+            return found
+    raise UnknownNumberError(f"results/{name}: no row with {' '.join(wanted)}")
 
 
 def study_field(row: dict[str, Any], field: str) -> float:

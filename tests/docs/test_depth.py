@@ -1,10 +1,12 @@
 """The record of activations against depth, and the figure drawn from it."""
 
 import json
+import re
 import sys
 
 import pytest
 
+from bdia.bench.studies.largest import LONGEST
 from bdia.build import compose
 from bdia.reversible.stacks.registry import STACKS
 from helpers.places import ROOT
@@ -12,7 +14,7 @@ from helpers.places import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import memory_depth
-from depth_figure import draw
+from depth_figure import draw, draw_length, newest_rows
 from doc_numbers.documents import newest
 
 STREAM = 2 * 65 * 512  # values of a residual stream of two images
@@ -48,7 +50,7 @@ def test_no_block_keeps_its_activations(measured):
         assert "stack.keep=0" in row["overrides"] or "keep" not in compose([f"stack={stack}"]).stack
 
 
-def test_the_figure_of_the_readme_is_that_of_the_newest_record():
+def test_the_figure_of_depth_is_that_of_the_newest_record():
     drawn = (ROOT / "docs" / "images" / "memory_depth.svg").read_text(encoding="utf-8")
     assert drawn == draw(newest("depth/vit_paper"))  # else: python scripts/memory_depth.py show=<the newest record>
 
@@ -58,3 +60,36 @@ def test_the_record_of_the_figure_holds_the_compared_stacks_and_none_but_those_o
     recorded = {row["stack"] for row in newest("depth/vit_paper")["rows"]}
     assert {"standard", "checkpoint", "checkpoint_two_level", "revvit", "bdia"} <= recorded
     assert recorded <= {row.name for row in STACKS}
+
+
+def length_rows(*gib):
+    """A measured and a planned depth, and a longest text in each memory."""
+    row = {"way": "bdia_in_backward", "label": "BDIA, stepped in backward", "question": "depth", "activations": 2**22}
+    rows = [row | {"depth": depth, "origin": origin} for depth, origin in ((6, "measured"), (24, "planned"))]
+    texts = [row | {"question": "longest text", "gib": at, "largest": 512, "origin": "planned"} for at in gib]
+    return rows, [text | {"settings": {"fit_depth": 48}} for text in texts]
+
+
+def test_a_record_of_depth_and_length_is_one_figure_whose_planned_points_are_hollow():
+    figure = draw_length(*length_rows(16.0, 80.0))
+    assert figure == draw_length(*length_rows(16.0, 80.0))
+    words = (">BDIA</text>", ">measured</text>", ">planned</text>", ">blocks</text>", ">memory, GiB</text>")
+    assert all(word in figure for word in words) and "stepped in backward" not in figure
+    colour = next(row.colour for row in STACKS if row.name == "bdia").lower()
+    points = [line for line in figure.splitlines() if "<use" in line and colour in line]
+    hollow = [line for line in points if "fill-opacity: 0" in line or "fill: none" in line]
+    assert (len(points), len(hollow)) == (4, 3)
+
+
+def test_the_figure_is_readable_on_light_and_dark_pages():
+    figure = draw_length(*length_rows(16.0))
+    assert "prefers-color-scheme: dark" in figure and "currentColor" in figure
+    assert not re.search(r"(fill|stroke): #(000000|ffffff)", figure)
+
+
+def test_each_half_is_drawn_from_the_newest_record_that_has_it(tmp_path):
+    for name, question, value in (("1", "depth", 1), ("2", "depth", 2), ("3", LONGEST, 3)):
+        text = json.dumps({"rows": [{"question": question, "value": value}], "settings": {"fit_depth": value}})
+        (tmp_path / f"{name}.json").write_text(text)
+    assert [row["value"] for row in newest_rows("depth", tmp_path)] == [2]
+    assert newest_rows(LONGEST, tmp_path) == [{"question": LONGEST, "value": 3, "settings": {"fit_depth": 3}}]
