@@ -9,6 +9,7 @@ gpu MODEL DEPTH CASE, ...: FIELD, ...           a row per case and variant
 plan MODEL MEMORY: FIELD, ...                   a row per stack
 planned PRECISION                               a row per Hugging Face model and way to train it, planned and measured
 longest NAME                                    of results/plans/NAME.json: a row per way, a column per memory
+devices NAME 1,8,512                            of results/plans/NAME/devices_N.json: a row per N and way
 gamma: FIELD                                    a row per law, a column per cell
 """
 
@@ -35,6 +36,8 @@ from doc_numbers.documents import (
 )
 from doc_numbers.runs import experiments, shared_seeds
 
+GIB = 2**30
+STATE = ("parameters", "gradients", "optimizer")
 DIGITS = {"%": 2, "points": 2, "nat": 3, "MiB": 1, "ms": 0, "1": 1}
 TITLES = {
     "bleu": "BLEU", "chrf": "chrF", "peak_allocated": "peak memory", "activation_peak": "activations",
@@ -188,6 +191,30 @@ def longest(words: Sequence[str], columns: Sequence[str]) -> Table:
     return Table(["training", f"peak at {found['tokens']:,} tokens, MiB", "held, MiB", *heads], rows)
 
 
+def devices(words: Sequence[str], columns: Sequence[str]) -> Table:
+    """Return what one of several devices holds under FSDP2, for every way to train a Hugging Face model."""
+    name, numbers = words
+    plans = [hf_plan(f"{name}/devices_{number}") for number in numbers.split(",")]
+    (memory,) = {size for plan in plans for size in plan["memories"]}
+    tokens = f"{plans[0]['tokens']:,} tokens"
+    heads = [
+        "weights and state",
+        "activations",
+        "held",
+        f"peak at {tokens}",
+        f"longest in {format_bytes(memory)}, tokens",
+    ]
+    rows = [
+        [
+            str(plan["devices"]), way["name"], shown(sum(way["sizes"][key] for key in STATE) / GIB, 1),
+            *(shown(way["sizes"][key] / GIB, 1) for key in ("activations", "held", "peak")), f"{way['longest'][0]:,}",
+        ]
+        for plan in plans
+        for way in plan["ways"]
+    ]  # fmt: skip
+    return Table(["devices", "training", *heads], rows)
+
+
 def gammas(words: Sequence[str], columns: Sequence[str]) -> Table:
     """Return a row per law, a column per cell of the study of gamma."""
     study = newest("finetune_gamma")
@@ -208,5 +235,5 @@ def _pivot(head: str, values: Sequence[tuple[int, str, float]]) -> Table:
 
 KINDS: dict[str, Callable[[Sequence[str], Sequence[str]], Table]] = {
     "runs": runs, "bench": bench, "pivot": pivot, "depth": depth, "gpu": gpu, "plan": plan, "gamma": gammas,
-    "study": study, "planned": planned, "longest": longest,
+    "study": study, "planned": planned, "longest": longest, "devices": devices,
 }  # fmt: skip
