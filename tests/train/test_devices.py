@@ -127,6 +127,17 @@ def held_out(record):
 
 @pytest.mark.slow
 @needs_gloo
+def test_gradients_that_are_exchanged_late_train_a_reversible_model_as_a_stored_one_bit_for_bit(tmp_path):
+    two = f"{TEXT} stack=bdia trainer.accumulate_grad_batches=2 trainer.devices=2 trainer.strategy="
+    found = trained(tmp_path / "reversible", f"{two}fsdp2_no_sync")
+    assert_same_training(found, trained(tmp_path / "stored", f"{two}fsdp2_no_sync", "stack.backward=stored"))
+    _, early = trained(tmp_path / "early", f"{two}fsdp2")
+    for name, weight in found[1]["state_dict"].items():
+        torch.testing.assert_close(weight, early["state_dict"][name], rtol=1e-3, atol=1e-4)  # sums in another order
+
+
+@pytest.mark.slow
+@needs_gloo
 def test_a_sharded_training_goes_on_on_one_device(tmp_path):
     _, checkpoint = trained(tmp_path / "two", TEXT, "stack=bdia trainer.devices=2 trainer.strategy=fsdp2")
     trained(tmp_path / "one", TEXT, "stack=bdia")
@@ -144,9 +155,11 @@ def test_a_sharded_training_goes_on_on_one_device(tmp_path):
 
 @pytest.mark.slow
 @needs_gloo
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_a_stopped_run_of_two_processes_goes_on_exactly(tmp_path, strategy):
-    run = TEXT.replace("max_steps=5", "max_steps=40")
+@pytest.mark.parametrize(
+    ("strategy", "optimizer"), [("ddp", "adamw"), ("fsdp2", "adamw"), ("fsdp2_no_sync", "set_adam")]
+)
+def test_a_stopped_run_of_two_processes_goes_on_exactly(tmp_path, strategy, optimizer):
+    run = TEXT.replace("max_steps=5", "max_steps=40").replace("adamw", optimizer)
     choices = [run, f"stack=bdia trainer.accumulate_grad_batches=2 trainer.devices=2 trainer.strategy={strategy}"]
     wanted = trained(tmp_path / "whole", *choices)
     folder = tmp_path / "stopped"
@@ -171,6 +184,7 @@ def test_a_stopped_run_of_two_processes_goes_on_exactly(tmp_path, strategy):
         ("trainer.devices=2", r"strategy=auto with 2 devices.*ddp.*fsdp2"),
         ("trainer.devices=auto", r"trainer\.devices=auto.*number"),
         ("trainer.strategy=ddp", r"strategy=ddp with one device"),
+        ("trainer.devices=2 trainer.strategy=fsdp2_no_sync", r"fsdp2_no_sync.*accumulate_grad_batches above 1"),
         ("trainer.devices=2 trainer.strategy=ddp optimizer.in_backward=true", r"in_backward=true with 2 devices"),
         ("trainer.devices=2 trainer.strategy=ddp stack=bdia stack.bits=auto", r"bits=auto with 2 devices.*own grid"),
     ],

@@ -95,6 +95,11 @@ def _check_devices(config: Mapping[str, Any]) -> None:
             "out over the devices); set trainer.strategy, or trainer.devices=1 and one job a device"
         )
     for key, is_refused, why in (
+        (
+            "trainer.strategy=fsdp2_no_sync",
+            strategy == "fsdp2_no_sync" and trainer.get("accumulate_grad_batches", 1) == 1,
+            "it holds back what accumulates; set trainer.accumulate_grad_batches above 1, or trainer.strategy=fsdp2",
+        ),
         ("stack.bits=auto", stack.get("bits") == "auto", "each device would choose its own grid; set a number"),
         ("stack.memory_budget", stack.get("memory_budget") is not None, "it counts one device; set stack.keep"),
         (
@@ -109,7 +114,7 @@ def _check_devices(config: Mapping[str, Any]) -> None:
         ),
         (
             "trainer.precision=16-mixed",
-            strategy == "fsdp2" and trainer.get("precision") == "16-mixed",
+            strategy != "ddp" and trainer.get("precision") == "16-mixed",
             "the loss scale is not shared out; set trainer.precision=bf16-mixed",
         ),
     ):

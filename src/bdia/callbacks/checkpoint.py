@@ -41,7 +41,8 @@ class Checkpoint(ModelCheckpoint):
             every = self._every_n_train_steps
             self.is_due = self.is_due or (every >= 1 and trainer.global_step % every == 0)
         elif self.is_due:
-            self._write(trainer)
+            if not getattr(pl_module, "holds_back", False):  # gradients that no checkpoint has
+                self._write(trainer)
         else:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 

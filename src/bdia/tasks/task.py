@@ -33,6 +33,7 @@ class Task(LightningModule):
 
     kind: str
     throughput = "throughput"
+    holds_back = False  # FSDP2 holds gradients that no process can save; until the optimizer's step
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class Task(LightningModule):
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Step, then drop the gradients: Lightning would keep them through the next forward, where memory peaks."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.holds_back = False
         optimizer.zero_grad(set_to_none=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

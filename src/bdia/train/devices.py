@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,26 @@ def strategy(name: str, count: int) -> Strategy | str:
     """Return Lightning's strategy of the name; fsdp2 shares each weight out over all `count` processes."""
     if name == "ddp":
         return DDPStrategy()
-    if name == "fsdp2":
+    if name in ("fsdp2", "fsdp2_no_sync"):
+        kind = ModelParallelStrategy if name == "fsdp2" else LateReduction
         # one file, which any number of devices can read
-        return ModelParallelStrategy(
-            data_parallel_size=count, tensor_parallel_size=1, save_distributed_checkpoint=False
-        )
+        return kind(data_parallel_size=count, tensor_parallel_size=1, save_distributed_checkpoint=False)
     return name
+
+
+class LateReduction(ModelParallelStrategy):
+    """FSDP2 that exchanges gradients once an optimizer step; until then each process holds its own, whole."""
+
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """Exchange no gradients in a backward inside; Lightning enters it for all batches of a step but the last."""
+        task = self.lightning_module
+        net, task.holds_back = task.net, True
+        net.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            net.set_requires_gradient_sync(True)
 
 
 def joined_start(trainer: Trainer, task: LightningModule, start: Path | None) -> Path | None:

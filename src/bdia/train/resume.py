@@ -48,8 +48,12 @@ class Resume(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """End all processes at this batch if one was told to end: Lightning raises right after it."""
-        if trainer.world_size > 1 and any_rank(self.stopping.is_asked, pl_module.device):
+        """End all processes at this batch if one was told to end: Lightning raises right after it.
+
+        Gradients that FSDP2 holds back are in no checkpoint: such a run ends after the optimizer's next step.
+        """
+        asked = trainer.world_size > 1 and any_rank(self.stopping.is_asked, pl_module.device)
+        if asked and not pl_module.holds_back:
             trainer._signal_connector.received_sigterm = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

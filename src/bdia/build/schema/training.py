@@ -55,7 +55,7 @@ class Trainer(TypedDict, total=False):
     """Lightning's Trainer. What this framework would ignore, or what breaks exactness or records, has one value."""
 
     accelerator: Required[one_of("auto", "cpu", "gpu", "cuda")]
-    strategy: one_of("auto", "ddp", "fsdp2")
+    strategy: one_of("auto", "ddp", "fsdp2", "fsdp2_no_sync")
     devices: either(SIZE, FILLED, list_of(whole(0), 1))  # how many is checked in `check_run`
     num_nodes: SIZE
     precision: Required[one_of("32-true", "32", "bf16-mixed", "16-mixed", 32)]
