@@ -32,6 +32,7 @@ LENGTH = Path(__file__).resolve().parents[1] / "results" / "length"
 STEPPED = ", stepped in backward"  # of all ways of the figure, so left out of its legend
 DASHES = ("-", "--", ":")  # ways of one stack
 MEASURED = "measured"
+TAKEN_BACK = [("c73c72a", "bdia_tiled_in_backward", "planned")]  # results/length/README.md says why
 INK_OF_POINTS = "#888888"  # of the legend's two sample points
 PAGE = """<style>svg { color: #222; background: #fff } @media (prefers-color-scheme: dark) {
 svg { color: #ddd; background: #0d1117 } }</style>"""
@@ -52,8 +53,10 @@ def newest_rows(question: str, folder: Path = LENGTH) -> list[dict[str, Any]]:
     """
     for path in sorted(folder.glob("*.json"), reverse=True):
         record = json.loads(path.read_text(encoding="utf-8"))
-        if rows := [row for row in record["rows"] if row["question"] == question]:
-            return [row | {"settings": record["settings"]} for row in rows]
+        commit = record["git"]["sha"][:7]
+        rows = [row for row in record["rows"] if (commit, row.get("way"), row.get("origin")) not in TAKEN_BACK]
+        if found := [row | {"settings": record["settings"]} for row in rows if row["question"] == question]:
+            return found
     raise MissingFileError(f"results/length: no record of {question}; run bdia bench what=[depth,length]")
 
 

@@ -14,7 +14,7 @@ from helpers.places import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import memory_depth
-from depth_figure import draw, draw_length, newest_rows
+from depth_figure import TAKEN_BACK, draw, draw_length, newest_rows
 from doc_numbers.documents import newest
 
 STREAM = 2 * 65 * 512  # values of a residual stream of two images
@@ -87,9 +87,26 @@ def test_the_figure_is_readable_on_light_and_dark_pages():
     assert not re.search(r"(fill|stroke): #(000000|ffffff)", figure)
 
 
+def test_the_figure_of_the_readme_is_that_of_the_newest_records_of_depth_and_length():
+    drawn = (ROOT / "docs" / "images" / "length.svg").read_text(encoding="utf-8")
+    assert drawn == draw_length(newest_rows("depth"), newest_rows(LONGEST))  # else: python scripts/depth_figure.py
+
+
+def test_planned_rows_that_the_records_readme_takes_back_are_not_drawn():
+    text = (ROOT / "results" / "length" / "README.md").read_text(encoding="utf-8")
+    for commit, way, origin in TAKEN_BACK:
+        assert commit in text and way in text and origin in text
+        (path,) = (ROOT / "results" / "length").glob(f"*_{commit}.json")
+        (own,) = [row for row in json.loads(path.read_text())["rows"] if row["way"] == way and row["origin"] == origin][
+            :1
+        ]
+        drawn = [{key: row[key] for key in own} for row in newest_rows("depth") if own.keys() <= row.keys()]
+        assert own not in drawn
+
+
 def test_each_half_is_drawn_from_the_newest_record_that_has_it(tmp_path):
     for name, question, value in (("1", "depth", 1), ("2", "depth", 2), ("3", LONGEST, 3)):
-        text = json.dumps({"rows": [{"question": question, "value": value}], "settings": {"fit_depth": value}})
-        (tmp_path / f"{name}.json").write_text(text)
+        record = {"rows": [{"question": question, "value": value}], "settings": {"fit_depth": value}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(record | {"git": {"sha": "0" * 40}}))
     assert [row["value"] for row in newest_rows("depth", tmp_path)] == [2]
     assert newest_rows(LONGEST, tmp_path) == [{"question": LONGEST, "value": 3, "settings": {"fit_depth": 3}}]
