@@ -108,11 +108,6 @@ def test_where_text_lies_does_not_separate_variants_but_tokenizer_and_source_do(
     assert found == ["standard, tokenizer Bytes", "standard, tokenizer CorpusBpe"]
 
 
-def test_two_devices_are_never_averaged():
-    records = [make_record(), make_record(seed=1, at=1, device={"name": "H200", "count": 1})]
-    assert labels(records) == ["standard (ViT), device CPU (test)", "standard (ViT), device H200"]
-
-
 def test_the_newest_ok_run_of_a_seed_counts():
     old, new = make_record(at=0, metrics=make_metrics(10.0)), make_record(at=1, metrics=make_metrics(20.0))
     broken = make_record(at=2, status="failed", metrics=[], error="boom")
@@ -164,3 +159,14 @@ def test_the_baseline_has_the_same_setting_beside_the_stack():
 def test_without_a_standard_run_there_is_no_baseline():
     (experiment,) = gather([make_record(REVVIT), make_record(STANDARD, at=1, status="failed", metrics=[])])
     assert all(experiment.baseline(variant) is None for variant in experiment.variants)
+
+
+def test_time_and_memory_are_of_the_device_that_most_runs_have_accuracies_of_all():
+    measured = enumerate((10.0, 30.0, 900.0))
+    records = [make_record(seed=n, at=n, metrics=make_metrics(60.0 + n, ms, ms)) for n, ms in measured]
+    records[2].device["name"] = "a slow one"
+    (experiment,) = gather(records)
+    (variant,) = experiment.variants
+    assert (variant.label, variant.spread("accuracy", "test").mean) == ("standard (ViT)", 61.0)
+    for name in ("step_time", "peak_allocated"):
+        assert (variant.spread(name).mean, variant.spread(name).n) == (20.0, 2)

@@ -121,8 +121,14 @@ class Variant:
         return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
 
     def spread(self, name: str, split: str | None = None) -> Spread | None:
-        """Return the spread of a metric's final value over the runs that have it, or None where none has."""
-        return self.spread_of(lambda record: record.final(name, split))
+        """Return the spread of a metric's final value over the runs that have it, or None where none has.
+
+        Without a split it is time or memory, and of the runs on the device that most of them name: a mean over several
+        devices would be of none.
+        """
+        device = Counter(record.device["name"] for record in self.runs).most_common(1)
+        counted = [run for run in self.runs if split is not None or run.device["name"] == device[0][0]]
+        return self.spread_of(lambda record: record.final(name, split) if record in counted else None)
 
     def spread_of(self, measure: Callable[[RunRecord], float | None]) -> Spread | None:
         """Return the spread of any number taken from each run, over the runs that have it; None where none has."""

@@ -60,9 +60,9 @@ def differing_settings(records: Sequence[RunRecord]) -> list[Settings]:
 
     A key is compared among those records only whose nodes around it name the same classes. So `stack.bits` differs if
     two BDIA runs have different bits; that a baseline has no bits does not count. The stack's class is always among the
-    pairs. The device's name is if the records come from several devices: their times must not be averaged.
+    pairs.
     """
-    flats = [flatten(record.config) | {"device": record.device["name"]} for record in records]
+    flats = [flatten(record.config) for record in records]
     values: dict[tuple[str, Settings], set[Any]] = defaultdict(set)
     keys = sorted({key for flat in flats for key in flat})
     for flat in flats:
