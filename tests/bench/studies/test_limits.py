@@ -1,6 +1,8 @@
 """The study that takes planned limits on a GPU: what is read, what is lowered, what is refused."""
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -32,6 +34,31 @@ def test_a_planned_size_is_lowered_until_it_runs(most, ran):
     found = limits.lowered(ROW, limits.Arguments(), memory_of(most))
     assert (found["planned"], found["ran"], found.get("peak")) == (200, ran, ran or None)
     assert f"{ran:,} ran, 200 were planned" in limits.told([found])
+
+
+class Step:
+    """A step whose parts refer to each other, as a model and its hooks do."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_a_step_that_did_not_run_is_gone_before_the_next_one():
+    steps = []
+
+    def taken(size):
+        assert all(step() is None for step in steps)
+        step = Step()
+        steps.append(weakref.ref(step))
+        if size > 190:
+            raise torch.OutOfMemoryError
+        return {}
+
+    gc.disable()
+    try:
+        assert limits.lowered(ROW, limits.Arguments(), taken)["ran"] == 190 and len(steps) == 6
+    finally:
+        gc.enable()
 
 
 def test_a_text_is_lowered_by_its_unit():

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ class Arguments:
 
     Args:
         record: of the study `length`; empty: the newest of results/length. gib: memories that it planned for. ways:
-            keys of `whole_step.WAYS`. questions: some of `length.QUESTIONS`.
+            keys of `whole_step.WAYS`. questions: some of `largest.QUESTIONS`.
         lower: share of the planned size by which it is lowered after each size that does not run. tries: sizes at most.
     """
 
@@ -86,15 +87,18 @@ def lowered(row: Mapping[str, Any], arguments: Arguments, taken: Callable[[int],
     """Lower the planned size until `taken` gives no OutOfMemoryError; `ran` is 0 where no try ran."""
     planned, unit = row["largest"], unit_of(row["question"])
     names = ("question", "way", "label", "gib")
-    told = {name: row[name] for name in names} | {"planned": planned, "planned_peak": row["peak"]}
+    found = {name: row[name] for name in names} | {
+        "planned": planned,
+        "planned_peak": row["peak"],
+        "origin": "measured",
+    }
     lower = max(unit, int(planned * arguments.lower) // unit * unit)
     for size in range(planned, max(0, planned - lower * arguments.tries), -lower):
-        try:
-            return told | {"origin": "measured", "ran": size} | dict(taken(size))
-        except torch.OutOfMemoryError:
-            gc.collect()
-            torch.cuda.empty_cache()
-    return told | {"origin": "measured", "ran": 0}
+        gc.collect()  # a step before this one, whose error no longer holds its tensors
+        torch.cuda.empty_cache()
+        with suppress(torch.OutOfMemoryError):
+            return found | {"ran": size} | dict(taken(size))
+    return found | {"ran": 0}
 
 
 def take(row: Mapping[str, Any], settings: Any, largest: int) -> dict[str, Any]:
