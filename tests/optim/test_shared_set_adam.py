@@ -100,3 +100,9 @@ def test_a_weight_laid_out_over_one_process_takes_the_step_of_the_whole_weight(m
 def test_parts_that_overlap_are_refused(mesh):
     with pytest.raises(UnsupportedError, match=r"Replicate.*cut along one dimension.*optimizer=adamw"):
         trained(lambda tensor: distribute_tensor(tensor, mesh, [Replicate()]))
+
+
+def test_one_that_overlaps_among_others_that_do_not_is_refused(mesh):
+    layouts = iter([*[[Shard(0)]] * 4, [Replicate()]] * 2)  # of the weights, then of the first gradients
+    with pytest.raises(UnsupportedError, match=r"Replicate.*optimizer=adamw"):
+        trained(lambda tensor: distribute_tensor(tensor, mesh, next(layouts)), steps=1)

@@ -127,11 +127,13 @@ def denominators(
     return w
 
 
-def _by_layout(params: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield the parameters that this process holds whole, then those that are shared out; no empty list."""
-    for is_shared in (False, True):
-        if alike := [p for p in params if hasattr(p, "placements") == is_shared]:
-            yield alike
+def _by_layout(params: list[Tensor]) -> Iterable[list[Tensor]]:
+    """Return the parameters in lists of one layout: whole, or cut in one way over one mesh of processes."""
+    found: dict[object, list[Tensor]] = {}
+    for p in params:
+        layout = (p.device_mesh, p.placements) if hasattr(p, "placements") else None
+        found.setdefault(layout, []).append(p)
+    return found.values()
 
 
 def bounded_groups(params: list[Tensor], limit: int) -> Iterator[list[Tensor]]:
