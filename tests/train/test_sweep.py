@@ -12,7 +12,8 @@ from bdia import InvalidValueError
 from bdia.results.report import build_report
 from bdia.results.statistics import gather
 from bdia.results.store import read_records
-from bdia.train.launch import jobs_of
+from bdia.train import devices
+from bdia.train.launch import jobs_of, launch
 from helpers.training_helpers import TINY
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
@@ -67,6 +68,16 @@ def test_an_experiments_sweep_is_found_and_what_is_given_takes_the_place_of_its_
 def test_several_values_without_a_sweep_are_refused():
     with pytest.raises(InvalidValueError, match=r"seed=0,1: several values are a sweep, `bdia sweep`"):
         jobs_of(["seed=0,1"])
+
+
+def test_the_starter_of_several_processes_leaves_it_to_the_first_to_say_where_records_go(
+    places, tmp_path, monkeypatch, capsys
+):
+    asked = []
+    monkeypatch.setattr(devices, "start", lambda overrides, count: asked.append(count))
+    monkeypatch.chdir(tmp_path)
+    launch([*TINY, *places, "stack=bdia", "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"])
+    assert asked == [2] and capsys.readouterr().out == ""
 
 
 def test_the_jobs_are_those_that_hydra_runs(places, tmp_path):

@@ -40,10 +40,7 @@ def launch(overrides: Sequence[str], sweep: bool = False) -> None:
     for job in jobs:
         cfg = compose(job)
         check_run(cfg)
-    if Path.cwd() != CONFIGS.parent:  # not a checkout
-        results, runs = (Path(cfg.paths[name]).resolve() for name in ("results", "runs"))
-        say(f"records go to {results}, checkpoints and logs to {runs}")
-    from bdia.train.devices import follower_overrides, must_start, start, world_size  # here: torch
+    from bdia.train.devices import follower_overrides, is_alone_or_first, must_start, start, world_size  # here: torch
 
     if must_start(cfg.trainer) and not _has_launcher(jobs[0]):
         if len(jobs) > 1:
@@ -53,6 +50,9 @@ def launch(overrides: Sequence[str], sweep: bool = False) -> None:
             )
         start(overrides, world_size(cfg.trainer))
         return
+    if Path.cwd() != CONFIGS.parent and is_alone_or_first(cfg.trainer):  # not a checkout
+        results, runs = (Path(cfg.paths[name]).resolve() for name in ("results", "runs"))
+        say(f"records go to {results}, checkpoints and logs to {runs}")
     overrides = [*overrides, *follower_overrides(cfg.trainer)]
     count, varied = len(jobs), {key for key, values in _by_key(jobs).items() if len(values) > 1}
     refused: list[BdiaError] = []
