@@ -66,6 +66,10 @@ def test_the_bench_of_decoders_takes_its_own_arguments(asked):
         (["bench", "reps=7"], "reps=7: wanted repeats=7"),
         (["bench", "quick=perhaps"], "quick=perhaps: wanted bool; set quick"),
         (["bench", "device=abacus"], "device=abacus: wanted cpu, or cuda with a CUDA GPU; set device"),
+        (
+            ["bench", "what=[table,lenght]"],
+            "what=lenght: wanted some of table, curve, overhead, or some of depth, length, timm; set what",
+        ),
         (["bench", "what=[depth]", "repeats=7"], "repeats=7: wanted depths=7"),
         (
             ["bench", "what=[table,length]"],

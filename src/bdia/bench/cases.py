@@ -100,6 +100,7 @@ def _compared(row: StackRow) -> dict[str, Variant]:
     return found
 
 
+PARTS = ("table", "curve", "overhead")  # of a bench
 COMPARED = {name: variant for row in STACKS for name, variant in _compared(row).items()}
 VARIANTS = {
     **COMPARED,

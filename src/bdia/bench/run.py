@@ -25,8 +25,6 @@ from bdia.results.identity import git_state
 from bdia.results.output import say_on_stderr
 from bdia.results.record import describe
 
-PARTS = ("table", "curve", "overhead")
-
 
 @dataclass
 class Arguments:
@@ -61,7 +59,7 @@ def check(arguments: Arguments) -> None:
 
 def _check_names(arguments: Arguments) -> None:
     known = (
-        ("what", arguments.what, PARTS),
+        ("what", arguments.what, cases.PARTS),
         ("models", arguments.models, tuple(cases.MODELS)),
         ("curve_model", [arguments.curve_model], tuple(cases.MODELS)),
         ("precisions", arguments.precisions, cases.PRECISIONS),

@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 from textwrap import wrap
 
 from bdia import InvalidValueError
-from bdia.bench.cases import VARIANTS
+from bdia.bench.cases import PARTS, VARIANTS
 from bdia.cli.arguments import read_arguments
 
 __doc__ = (__doc__ or "").replace("VARIANTS", ("\n" + 23 * " ").join(wrap(" ".join(VARIANTS), 82)))
@@ -63,13 +63,17 @@ def _asks_for_study(argv: Sequence[str]) -> bool:
     """Whether `what` names parts of the study.
 
     Raises:
-        ValueError: it names parts of the bench too.
+        ValueError: it names parts of the bench too, or something unknown.
     """
     asked = read_arguments(What(), [word for word in argv if word.startswith("what=")]).what
     found = [name for name in asked if name in STUDIED]
+    if unknown := [name for name in asked if name not in (*PARTS, *STUDIED)]:
+        raise InvalidValueError(
+            f"what={','.join(unknown)}: wanted some of {', '.join(PARTS)}, or some of {', '.join(STUDIED)}; set what"
+        )
     if found and len(found) < len(asked):
         raise InvalidValueError(
-            f"what={','.join(asked)}: wanted either some of {', '.join(STUDIED)} or some of table, curve, overhead, "
+            f"what={','.join(asked)}: wanted either some of {', '.join(STUDIED)} or some of {', '.join(PARTS)}, "
             "which have other keys; set what"
         )
     return bool(found)

@@ -37,7 +37,7 @@ step's matrix products, convolutions and attention: no time is predicted.
 Examples:
   bdia plan model=vit_large batch=64 precision=bf16-mixed optimizer=adamw memory=24GiB
   bdia plan model=gpt2_paper batch=8 depth=24 stack=bdia stack.keep=4
-  bdia plan model=hf hf.config=qwen hf.hidden_size=1024 hf.num_hidden_layers=28 hf.intermediate_size=3072 \
+  bdia plan model=hf hf.config=qwen hf.hidden_size=1024 hf.num_hidden_layers=28 hf.intermediate_size=3072 \\
     optimizer=adamw optimizer.in_backward=true
 """
 
@@ -164,11 +164,18 @@ def write_plan(plan: Plan | HfPlan, path: Path) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Print the plan, and write it where asked to."""
+    """Print the plan, and write it where asked to.
+
+    Raises:
+        ValueError: as `make_plan` and `make_hf_plan`; an argument of the one plan is given to the other.
+    """
     hf = HF in argv
     own = {field.name for field in dataclasses.fields(HfArguments if hf else Arguments)}
     ours = [word for word in argv if word.partition("=")[0] in own]
     others = [word for word in argv if word not in ours and word != HF]
+    for key in (word.partition("=")[0] for word in others if not hf):
+        if key in (field.name for field in dataclasses.fields(HfArguments)):
+            raise InvalidValueError(f"{key}: read only with {HF}; leave it out, or set {HF}")
     arguments = read_arguments(HfArguments() if hf else Arguments(), ours)
     if isinstance(arguments, Arguments) and arguments.depths:
         print(depths_in_text(arguments.depths, lambda: make_planner(others, arguments)))

@@ -56,7 +56,11 @@ class Arguments:
 
 
 def measure(arguments: Arguments) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of each curve and of each question, a way each."""
+    """Yield the rows of each curve and of each question, a way each.
+
+    Raises:
+        ValueError: `what` or `ways` is empty or names something unknown.
+    """
     for key, known in (("what", PARTS), ("ways", tuple(WAYS))):
         asked = getattr(arguments, key)
         if not asked or (unknown := [name for name in asked if name not in known]):
