@@ -198,7 +198,7 @@ def devices(words: Sequence[str], columns: Sequence[str]) -> Table:
     (memory,) = {size for plan in plans for size in plan["memories"]}
     tokens = f"{plans[0]['tokens']:,} tokens"
     heads = [
-        "weights and state",
+        "weights, gradients, state",
         "activations",
         "held",
         f"peak at {tokens}",
