@@ -1,7 +1,6 @@
 """SetAdam where weights are shared out: the step of the whole weight. Gloo processes on this machine."""
 
 import os
-import socket
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from bdia import UnsupportedError
 from bdia.optim import SetAdam
 from bdia.optim.reductions import Shared
+from helpers.processes import free_port
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 SHAPES = [(5, 3), (1, 4), (300, 7), (64,), (8, 8)]  # two ranks: unequal parts, an empty part, equal parts
@@ -56,12 +56,6 @@ def join(rank, ranks, port):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=ranks)
     return init_device_mesh("cpu", (ranks,))
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def work(rank, port, folder):

@@ -44,6 +44,8 @@ def test_the_sizes_are_the_models():
     assert Shards.of(8, model) == Shards(8, outside=80, layer=36)
     with pytest.raises(InvalidValueError, match=r"devices=0: wanted at least 1; set devices"):
         Shards.of(0, model)
+    with pytest.raises(InvalidValueError, match=r"Linear: wanted a model with its layers in a ModuleList"):
+        Shards.of(1, nn.Linear(2, 2))
 
 
 def steps():
