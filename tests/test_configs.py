@@ -180,6 +180,7 @@ def test_the_paper_experiments_train_as_the_paper_says():
         assert (cfg.scheduler._target_, cfg.trainer.max_epochs) == ("bdia.optim.cosine", 300)
 
 
+@pytest.mark.slow
 def test_every_regulariser_has_three_trials_alone_and_with_bdia():
     """A condition: its stack, gamma, dropout, stochastic depth, weight decay, label smoothing."""
     found = set()

@@ -87,6 +87,7 @@ def test_the_config_is_shown_without_torch(call):
     assert "RevVitStack" in call("config", "stack=revvit")[1]
 
 
+@pytest.mark.slow
 def test_a_refused_stack_is_found_without_the_compiler_which_takes_longest_to_import():
     code = "import sys; from bdia.build import check_run, compose\ntry: check_run(compose(sys.argv[1:]))\n"
     code += "except ValueError: print(*{'torch._dynamo', 'lightning', 'timm'} & set(sys.modules))"
@@ -269,6 +270,7 @@ print(*seen, file=sys.stderr)
 """
 
 
+@pytest.mark.slow
 def test_our_code_imports_for_a_run_on_images_nothing_that_only_text_wandb_or_reports_need(places):
     command = [sys.executable, "-c", IMPORTS, *TINY, *places, "trainer.max_epochs=1"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)

@@ -53,6 +53,7 @@ def test_the_table_has_every_stack_and_what_was_assumed(call):
     assert "largest batch" not in out
 
 
+@pytest.mark.slow
 def test_depths_shows_every_stacks_peak_at_each_and_what_a_further_block_holds(call):
     code, out, err = call(*SMALL[:3], "batch=8", "depths=[2,3]", "device=cpu")
     assert (code, err) == (0, "")

@@ -156,6 +156,7 @@ def test_a_finer_grid_costs_less_and_a_small_stream_costs_more():
     assert rows[0]["loss"] - rows[0]["loss_change"] == pytest.approx(plain, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_document_and_its_table(tmp_path):
     arguments = ["--data", str(tmp_path), "--results", str(tmp_path / "results"), "--cache", str(tmp_path / "cache")]
     main(["--quick", *arguments])

@@ -53,6 +53,7 @@ def test_a_bit_that_is_lost_from_the_side_information_is_found(monkeypatch):
     assert any(soak.in_child(seed)["verdict"] in ("SILENT", "CRASH") for seed in range(20))
 
 
+@pytest.mark.slow
 def test_a_held_stream_that_nobody_checks_is_found(monkeypatch):
     from bdia.reversible.engine.findings import Findings
 

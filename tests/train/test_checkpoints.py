@@ -159,7 +159,7 @@ def test_the_checkpoint_stays_until_the_record_is_written_and_then_only_the_test
     assert not (run_dir(cfg) / LAST).exists() and not (run_dir(cfg) / PREVIOUS).exists()
 
 
-@pytest.mark.parametrize("batch", [2, 5, 10])
+@pytest.mark.parametrize("batch", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 10))])
 def test_a_checkpoint_after_every_step_forgets_no_row(tiny, add_callbacks, tmp_path, batch):
     more = ("callbacks.checkpoint.every_n_epochs=null", "+callbacks.checkpoint.every_n_train_steps=1")
     more += ("+trainer.val_check_interval=2", "data.val_fraction=0.03")

@@ -152,7 +152,10 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("stack", [StandardStack, CheckpointStack, unrounded, rounded, RevVitStack])
+SLOW = [pytest.param(stack, marks=pytest.mark.slow) for stack in (CheckpointStack, unrounded)]
+
+
+@pytest.mark.parametrize("stack", [StandardStack, rounded, RevVitStack, *SLOW])
 @pytest.mark.parametrize("net", NETS)
 def test_plain_pytorch_runs_the_program_of_any_model_on_any_stack_to_the_bit(net, stack, tmp_path, elsewhere):
     if (net, stack) == ("timm", RevVitStack):

@@ -69,6 +69,7 @@ def test_a_step_s_time_leaves_out_compilation_and_whatever_else_the_machine_does
     assert seconds_per_step(cfg, data, "cpu") == pytest.approx(6.0)
 
 
+@pytest.mark.slow
 def test_steps_are_timed_in_a_process_with_a_job_s_environment(monkeypatch):
     seen, run = [], bdia.train.forecast.subprocess.run
     monkeypatch.setattr("subprocess.run", lambda *words, **more: seen.append(more["env"]) or run(*words, **more))
@@ -78,6 +79,7 @@ def test_steps_are_timed_in_a_process_with_a_job_s_environment(monkeypatch):
     assert ENVIRONMENT.items() <= seen[0].items()
 
 
+@pytest.mark.slow
 def test_a_step_that_can_not_be_timed_is_one_clear_error():
     with pytest.raises(BdiaError, match=r"a step could not be timed: .*stack=nonesuch: no such file"):
         step_seconds([["stack=nonesuch"]])

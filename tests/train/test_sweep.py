@@ -80,6 +80,7 @@ def test_the_starter_of_several_processes_leaves_it_to_the_first_to_say_where_re
     assert asked == [2] and capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_the_jobs_are_those_that_hydra_runs(places, tmp_path):
     overrides = [*TINY, *places, "trainer.max_epochs=1", "stack=standard,bdia", "trainer.enable_progress_bar=true"]
     command = [sys.executable, "-m", "bdia.cli", "sweep", *overrides]
