@@ -15,7 +15,7 @@ gamma: FIELD                                    a row per law, a column per cell
 
 from collections.abc import Callable, Sequence
 
-from bdia.profiling.sizes import format_bytes
+from bdia.profiling.sizes import GIB, format_bytes
 from bdia.results.record import UNITS
 from bdia.results.statistics import NONE, Spread
 from bdia.results.tables import Table, markdown
@@ -36,7 +36,6 @@ from doc_numbers.documents import (
 )
 from doc_numbers.runs import experiments, shared_seeds
 
-GIB = 2**30
 STATE = ("parameters", "gradients", "optimizer")
 DIGITS = {"%": 2, "points": 2, "nat": 3, "MiB": 1, "ms": 0, "1": 1}
 TITLES = {

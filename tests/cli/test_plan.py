@@ -136,6 +136,11 @@ def test_every_committed_plan_names_the_code_that_made_it():
         ([*SMALL, "memory=1KiB"], "memory=1.00 KiB: not even a batch of 1 fits"),
         (["model=vit_demo", "batch=1", "nonesense"], "nonesense"),
         ([*SMALL, "devices=8"], "devices: read only with model=hf; leave it out, or set model=hf"),
+        (
+            ["model=hf", "hf.config=llama", "devices=2", "optimizer=adamw", "optimizer.in_backward=True"],
+            "devices=2 with optimizer.in_backward=true: FSDP2 exchanges whole gradients before the step; set devices=1 "
+            "or optimizer.in_backward=false",
+        ),
         (["model=hf"], "hf.config is missing"),
         (["model=hf", "hf.config=nonesuch"], "hf.config=nonesuch: wanted a config.json"),
         (["model=hf", "hf.config=llama", "stack=bdia"], "stack=bdia: model=hf reads hf.KEY=..., optimizer=..."),

@@ -101,6 +101,7 @@ def _compared(row: StackRow) -> dict[str, Variant]:
 
 
 PARTS = ("table", "curve", "overhead")  # of a bench
+STUDIED = ("depth", "length", "timm")  # parts of the study of depth and length, which the bench starts too
 COMPARED = {name: variant for row in STACKS for name, variant in _compared(row).items()}
 VARIANTS = {
     **COMPARED,

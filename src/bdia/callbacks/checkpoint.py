@@ -25,7 +25,7 @@ class Checkpoint(ModelCheckpoint):
 
     def __init__(self, minutes: float | None = None, **others: Any) -> None:
         super().__init__(**others)
-        self.minutes, self._written = minutes, time.monotonic()
+        self.minutes = minutes
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count the minutes."""

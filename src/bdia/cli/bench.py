@@ -36,13 +36,13 @@ from dataclasses import dataclass, field
 from textwrap import wrap
 
 from bdia import InvalidValueError
-from bdia.bench.cases import PARTS, VARIANTS
+from bdia.bench.cases import PARTS, STUDIED, VARIANTS
 from bdia.cli.arguments import read_arguments
 
 __doc__ = (__doc__ or "").replace("VARIANTS", ("\n" + 23 * " ").join(wrap(" ".join(VARIANTS), 82)))
 
 
-STUDY, STUDIED = "length", ("depth", "length", "timm")  # which study it is, and its parts
+STUDY = "length"  # what measures the parts STUDIED
 
 
 @dataclass

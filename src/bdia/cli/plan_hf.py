@@ -44,10 +44,11 @@ def make_hf_plan(words: Sequence[str], arguments: HfArguments) -> HfPlan:
     if "config" not in sizes:
         raise InvalidValueError("hf.config is missing: wanted hf.config=..., see --help")
     optimizer = [word for word in words if word.lstrip("+").startswith("optimizer")]
+    cfg = compose(optimizer)
     memories = [_amount(text) for text in arguments.memory.strip("[]").split(",")]
     source = str(sizes.pop("config"))
     config = read_config(source, sizes)
-    if arguments.devices > 1 and any(word.endswith("in_backward=true") for word in optimizer):
+    if arguments.devices > 1 and cfg.optimizer.get("in_backward"):
         raise InvalidValueError(
             f"devices={arguments.devices} with optimizer.in_backward=true: FSDP2 exchanges whole gradients before the "
             "step; set devices=1 or optimizer.in_backward=false"
@@ -56,7 +57,7 @@ def make_hf_plan(words: Sequence[str], arguments: HfArguments) -> HfPlan:
         if getattr(arguments, key) < 1:
             raise InvalidValueError(f"{key}={getattr(arguments, key)}: wanted at least 1; set {key}")
     steps = HfSteps(
-        config, build_optimizer(compose(optimizer)), arguments.batch, arguments.precision, arguments.loss_chunk,
+        config, build_optimizer(cfg), arguments.batch, arguments.precision, arguments.loss_chunk,
         arguments.device,
     )  # fmt: skip
     planner = HfPlanner(steps, arguments.depth, arguments.devices)

@@ -126,9 +126,13 @@ class Variant:
         Without a split it is time or memory, and of the runs on the device that most of them name: a mean over several
         devices would be of none.
         """
-        device = Counter(record.device["name"] for record in self.runs).most_common(1)
-        counted = [run for run in self.runs if split is not None or run.device["name"] == device[0][0]]
-        return self.spread_of(lambda record: record.final(name, split) if record in counted else None)
+        names = Counter(record.device["name"] for record in self.runs)
+        device = max(names, key=names.__getitem__, default=None)
+
+        def counted(record: RunRecord) -> float | None:
+            return record.final(name, split) if split is not None or record.device["name"] == device else None
+
+        return self.spread_of(counted)
 
     def spread_of(self, measure: Callable[[RunRecord], float | None]) -> Spread | None:
         """Return the spread of any number taken from each run, over the runs that have it; None where none has."""

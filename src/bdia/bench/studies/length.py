@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bdia import InvalidValueError
+from bdia.bench.cases import STUDIED
 from bdia.bench.studies.largest import BATCH, DEEPEST, LONGEST, Size, Steps, limits, planned
 from bdia.bench.studies.timm_depth import timm_rows
 from bdia.bench.studies.whole_step import IN_BACKWARD, WAYS, memory, process_ms
 from bdia.build import compose
 from bdia.profiling.workload import build_workload
-
-PARTS = ("depth", "length", "timm")
 
 
 @dataclass
@@ -23,8 +22,8 @@ class Arguments:
     """What is measured and planned.
 
     Args:
-        what: some of PARTS. "depth" is the curve over K and the most blocks that fit; "length" is the curve over T, the
-            longest text and the largest batch; "timm" is timm's own checkpointing on its ViT.
+        what: some of `cases.STUDIED`. "depth" is the curve over K and the most blocks that fit; "length" is the curve
+            over T, the longest text and the largest batch; "timm" is timm's own checkpointing on its ViT.
         width, heads, vocabulary: of the model of the curves, `gpt2_demo` otherwise. depths: values of K, at `tokens`.
         lengths: values of T, at `length_depth` blocks. batch: B. measured_gflop: steps of more are planned.
         fit_model: a file of configs/model, of the limits. fit_vocabulary: its tokens, 0 for GPT-2's. fit_depth: its K
@@ -33,7 +32,7 @@ class Arguments:
         timm_depths, timm_batch: K and images of timm's ViT.
     """
 
-    what: list[str] = field(default_factory=lambda: list(PARTS))
+    what: list[str] = field(default_factory=lambda: list(STUDIED))
     width: int = 256
     heads: int = 8
     vocabulary: int = 2000
@@ -61,7 +60,7 @@ def measure(arguments: Arguments) -> Iterator[list[dict[str, Any]]]:
     Raises:
         ValueError: `what` or `ways` is empty or names something unknown.
     """
-    for key, known in (("what", PARTS), ("ways", tuple(WAYS))):
+    for key, known in (("what", STUDIED), ("ways", tuple(WAYS))):
         asked = getattr(arguments, key)
         if not asked or (unknown := [name for name in asked if name not in known]):
             raise InvalidValueError(
