@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 # `docs` is also the name of a folder.
-.PHONY: help setup demo test test-slow lint audit soak fuzz bench study studies report docs clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
+.PHONY: help setup demo test test-slow browser lint audit soak fuzz bench study studies report docs clean reproduce-cifar10 reproduce-cifar100 reproduce-translation reproduce-gpt2
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -44,6 +44,14 @@ test: setup ## the fast tests (under 8 minutes on 2 cores)
 
 test-slow: setup ## all tests: the slow ones, and those for a GPU where there is one
 	$(PYTEST)
+
+browser: setup .browser/chromium ## the page at three widths and on paper in headless Chromium (a minute; fetches 70 MB from npm)
+	$(PYTEST) -n 0 -m slow tests/results/test_browser.py
+
+# The package unpacks itself into TMPDIR when it is asked where it is.
+.browser/chromium:
+	npm install --silent --no-save --no-package-lock --no-audit --no-fund --prefix .browser @sparticuz/chromium@153
+	cd .browser && TMPDIR="$$PWD" node --input-type=module -e 'import c from "@sparticuz/chromium"; await c.executablePath()'
 
 lint: setup ## ruff: errors, imports, docstrings, format; mypy: types, strictly in bdia.reversible; bandit (half a minute)
 	$(BIN)/ruff check .
@@ -93,6 +101,6 @@ reproduce-translation: setup ## Fig. 4, English to French, loss and BLEU [SCALE=
 reproduce-gpt2: setup ## Fig. 5, GPT-2 on little text, loss and perplexity [SCALE=paper|cpu|smoke] [SEEDS=3] [DATA=folder of the text]
 	$(BIN)/bdia reproduce recipe=gpt2 scale="$$SCALE" seeds="$(SEEDS)" data="$$DATA"
 
-clean: ## remove .venv, caches and runs/ (checkpoints, logs); records in results/ stay
-	rm -rf $(VENV) runs site .pytest_cache .ruff_cache .mypy_cache .hypothesis
+clean: ## remove .venv, .browser, caches and runs/ (checkpoints, logs); records in results/ stay
+	rm -rf $(VENV) runs site .browser .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,9 @@
-"""The page in headless Chromium: every figure draws, nothing is cut, no error, no request leaves the page."""
+"""The page in headless Chromium: every figure draws, nothing is cut, no error, no request leaves the page.
 
+Takes the browser of the system, else the one that `make browser` fetched.
+"""
+
+import os
 import shutil
 
 import pytest
@@ -8,10 +12,11 @@ from bdia.results.report import build_report
 from helpers.places import ROOT
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+PLACES = os.pathsep.join([os.environ["PATH"], str(ROOT / ".browser")])
+BROWSER = next(filter(None, (shutil.which(name, path=PLACES) for name in BROWSERS)), None)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(BROWSERS)} is on the path"),
+    pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(BROWSERS)} is on the path; try make browser"),
 ]
 SIZES = {"phone": (390, 844), "laptop": (1280, 720), "wide": (2560, 1440)}
 
@@ -62,9 +67,7 @@ class Opened:
     def __init__(self, browser, report, size):
         self.page = browser.new_page(viewport={"width": size[0], "height": size[1]})
         self.errors, self.requests = [], []
-        self.page.on(
-            "console", lambda told: self.errors.append(told.text) if told.type in ("error", "warning") else None
-        )
+        self.page.on("console", self._logged)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(report.as_uri())

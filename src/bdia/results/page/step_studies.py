@@ -70,7 +70,7 @@ def _equal_memory(rows: Sequence[Mapping[str, Any]]) -> Plot:
             x, y = zip(*((round(peak, 4), time) for peak, time in points), strict=True)
             figure.add_scatter(x=x, y=y, name=f"{curve}, {depth} blocks", **look)
             legend.append((colour, curve))
-    figure.update_xaxes(title_text="peak of the step, in units of checkpointing's")
+    figure.update_xaxes(title_text="peak of the step, ratio to checkpointing")
     figure.update_yaxes(title_text="time of the step, likewise")
     lines = "solid, dashed, dash-dotted lines: fewer to more blocks"
     return make_plot(f"Time against memory as more blocks keep their activations; {lines}", figure, legend)
