@@ -16,7 +16,9 @@ PLACES = os.pathsep.join([os.environ["PATH"], str(ROOT / ".browser")])
 BROWSER = next(filter(None, (shutil.which(name, path=PLACES) for name in BROWSERS)), None)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(BROWSERS)} is on the path; try make browser"),
+    pytest.mark.skipif(
+        BROWSER is None, reason=f"no browser: none of {', '.join(BROWSERS)} is on the path; try make browser"
+    ),
 ]
 SIZES = {"phone": (390, 844), "laptop": (1280, 720), "wide": (2560, 1440)}
 
