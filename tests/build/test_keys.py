@@ -23,8 +23,8 @@ KEYS_REFUSED = {
     "+callbacks.lr=3": "callbacks.lr=3: nothing reads it; wanted a class, _target_=...",
     "+optimizer.params=3": "optimizer.params=3: bdia.optim.SetAdam reads no params; wanted betas, eps, ",
     "+model.net.tokenizer.drop=2": "model.net.tokenizer.drop=2: bdia.models.ShiftedPatchEmbed reads no drop; ",
-    "experiment=finetune_vit_cifar10_smoke +weights.pretrain.optimizer.lrr=1": "weights.pretrain.optimizer.lrr=1: "
-    "bdia.optim.SetAdam reads no lrr; did you mean weights.pretrain.optimizer.lr?",
+    "experiment=finetune_vit_cifar10 +weights.pretrain.optimizer.lrr=1": "weights.pretrain.optimizer.lrr=1: "
+    "torch.optim.AdamW reads no lrr; did you mean weights.pretrain.optimizer.lr?",
     "+weights.pretrain.optimizer.lr=1": "weights.from is missing",
     "trainer.min_epochs=1": "trainer.min_epochs=1: no file of configs/ has this key, but something reads it; write "
     "+trainer.min_epochs=1",

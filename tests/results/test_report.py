@@ -157,7 +157,7 @@ def test_every_record_of_the_results_folder_is_shown(caplog):
 def test_markdown_table_holds_results_verdict_and_provenance(root):
     build_report(root, root)
     text = (root / "tables" / "table1_cifar10_cpu.md").read_text(encoding="utf-8")
-    curves = "61.00 → 61.00 | 1.400 → 1.400"
+    curves = "61.00 → 61.00 | 1.400 → 1.400 | 1.300"
     row = f"| BDIA | 61.00 ± 1.00 (n=3) | 89.10 | -28.10 | {curves} | 40.0 (0.40x) | 65.0 (1.30x) | 3 ok |"
     assert row in text.splitlines()
     assert "- Table 1, CIFAR-10, BDIA is more accurate than the standard ViT (paper: 89.10 against 88.15 %" in text

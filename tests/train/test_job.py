@@ -123,7 +123,11 @@ def test_a_run_without_tiles_is_the_condition_it_was_before_there_were_tiles():
 def test_stepping_in_backward_is_a_condition_of_its_own_and_its_default_is_none():
     assert "in_backward" not in recorded_config(compose([]))["optimizer"]
     assert recorded_config(compose(["optimizer.in_backward=true"]))["optimizer"]["in_backward"] is True
-    pretrained = ["experiment=finetune_vit_cifar10_smoke", "+weights.pretrain.optimizer.in_backward=false"]
+    pretrained = [
+        "experiment=finetune_vit_cifar10",
+        "scale/finetune_vit=smoke",
+        "+weights.pretrain.optimizer.in_backward=false",
+    ]
     first = recorded_config(compose(pretrained))["weights"]["pretrain"].get("optimizer") or {}
     assert "in_backward" not in first
 

@@ -103,7 +103,7 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(tiny, monk
         ["experiment=demo"],
         ["experiment=translation", "scale/translation=smoke"],
         ["experiment=gpt2", "scale/gpt2=smoke"],
-        ["experiment=finetune_vit_cifar10_smoke"],
+        ["experiment=finetune_vit_cifar10", "scale/finetune_vit=smoke"],
     ],
     ids=lambda choices: choices[0],
 )

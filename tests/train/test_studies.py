@@ -154,6 +154,33 @@ def test_a_budget_that_ends_is_typed_again_and_goes_on_until_all_is_recorded(tmp
     assert capsys.readouterr().out == "3 runs at scale smoke, 3 of them done before\n"
 
 
+@pytest.mark.slow
+def test_a_study_that_is_killed_while_it_trains_goes_on_and_ends_with_the_same_weights(tmp_path):
+    """No fake: the command as a process, its jobs, a SIGTERM once the first one trains, and the command again."""
+
+    def words(name):
+        places = [f"runs={tmp_path / name / 'runs'}", f"results={tmp_path / name / 'results'}"]
+        return [sys.executable, "-m", "bdia.cli", "studies", "scale=smoke", "only=[table1_cifar10]", *places]
+
+    whole = subprocess.run([*words("whole"), "workers=2"], check=True, capture_output=True, text=True).stdout
+    assert "all runs are done" in whole
+    killed = subprocess.Popen([*words("killed"), "workers=1"], stdout=subprocess.PIPE, text=True)
+    runs = tmp_path / "killed" / "runs"
+    deadline = time.monotonic() + 300
+    while not list(runs.glob("table1_cifar10_smoke/*/csv")) and time.monotonic() < deadline:
+        time.sleep(0.01)  # the loggers' folder comes with the first batch
+    killed.send_signal(signal.SIGTERM)
+    said, _ = killed.communicate(timeout=300)
+    assert "runs are left" in said and "type the command again" in said
+    again = subprocess.run([*words("killed"), "budget=10min"], check=True, capture_output=True, text=True).stdout
+    assert "all runs are done" in again
+    first, second = (sorted((tmp_path / name / "runs").glob("*/*/final.ckpt")) for name in ("whole", "killed"))
+    assert [path.parent.name for path in first] == [path.parent.name for path in second] and len(first) == 3
+    for one, other in zip(first, second, strict=True):
+        states = [torch.load(path, weights_only=False)["state_dict"] for path in (one, other)]
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
 def test_a_job_that_fails_is_named_with_its_log_and_the_command_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bdia.train.budget.Forecast, "seconds_of", lambda _, jobs: [1.0] * len(jobs))
     monkeypatch.setattr("bdia.train.studies.StudyJob.argv", lambda *_: [sys.executable, "-S", "-c", "1/0"])

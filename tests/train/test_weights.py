@@ -23,14 +23,14 @@ from helpers.training_helpers import checkpoint, compose_config
 
 # Fine-tuning as in the smoke experiment, in seconds.
 SMALL = (
-    "experiment=finetune_vit_cifar10_smoke",
+    *("experiment=finetune_vit_cifar10", "scale/finetune_vit=smoke"),
     *("data.train_per_class=4", "weights.pretrain.data.train_per_class=4", "data.eval_batch_size=2048"),
     *(f"{part}.net.{key}={value}" for part in ("model", "weights.pretrain.model")
       for key, value in {"width": 16, "depth": 3, "heads": 2, "head_dim": 8, "mlp_hidden": 16}.items()),
     *("weights.pretrain.trainer.max_epochs=1", "trainer.accelerator=cpu", "logger=csv"),
 )  # fmt: skip
 TEXT = (
-    "experiment=finetune_gpt2_e2e_smoke",
+    *("experiment=finetune_gpt2_e2e", "scale/finetune_gpt2=smoke"),
     *("data.source.train=8", "data.source.val=2", "data.source.test=2", "model.new_tokens=5"),
     *(f"{part}.net.{key}={value}" for part in ("model", "weights.pretrain.model")
       for key, value in {"width": 16, "depth": 3, "heads": 2}.items()),

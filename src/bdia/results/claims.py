@@ -45,7 +45,7 @@ def _rise(record: RunRecord) -> float | None:
 def command_of(name: str) -> str:
     """Return the command that trains what an experiment's records hold; a study's are named `<study>_<scale>`."""
     study, _, scale = name.rpartition("_")
-    is_study = scale in (*SCALES, "smoke") and not study.startswith(("memory", "finetune"))
+    is_study = scale in (*SCALES, "smoke") and not study.startswith("memory")
     return f"make study NAME={study} SCALE={scale}" if is_study else f"bdia train experiment={name}"
 
 

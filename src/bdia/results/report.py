@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from bdia import MissingFileError
 from bdia.data.files import write_whole
-from bdia.results import inference, overtaking, reconstruction
+from bdia.results import chosen, inference, overtaking, reconstruction
 from bdia.results.checksums import data_notes
 from bdia.results.claims_table import ClaimRow, claims_markdown, claims_table
 from bdia.results.figures import figure_of
@@ -104,6 +104,7 @@ def build_report(records_root: Path | str, out_dir: Path | str) -> Path:
     parts = [section.part(number) for number, section in enumerate(sections, 1)]
     parts += filter(None, [reconstruction.part(reconstruction.read_newest(records_root))])
     parts += inference.parts(inference.read_newest(records_root))
+    parts += chosen.parts(experiments)
     parts += overtaking.parts(experiments)
     shown = {
         "sentences": in_a_sentence(experiments, measured),

@@ -82,6 +82,7 @@ def _image_columns(experiment: Experiment) -> list[Column]:
         ("Δ", difference),
         ("val accuracy %, best → end", lambda variant: _best_to_end(variant, "accuracy", 2, higher=True)),
         ("val loss nat, least → end", lambda variant: _best_to_end(variant, "loss", 3, higher=False)),
+        ("train loss nat, end", _train_loss),
     ]
     return columns[:3] + [column for column in columns[3:] if _has_numbers(experiment, column)]
 
@@ -91,6 +92,11 @@ def _best_to_end(variant: Variant, name: str, digits: int, higher: bool) -> str:
     best = variant.spread_of(lambda record: value_of(record.best(name, "val", higher)))
     end = variant.spread(name, "val")
     return f"{best.mean:.{digits}f} → {end.mean:.{digits}f}" if best and end else NONE
+
+
+def _train_loss(variant: Variant) -> str:
+    end = variant.spread("loss", "train")
+    return f"{end.mean:.3f}" if end else NONE
 
 
 def _translation_columns(experiment: Experiment) -> list[Column]:

@@ -51,7 +51,7 @@ def run_studies(asked: Asked) -> None:
         return
     workers = min(asked.workers or _workers(), len(waiting))
     torch.set_num_threads(1)  # as each job has
-    seconds = Forecast(list(finished.values())).seconds_of(waiting)
+    seconds = Forecast(list(finished.values()), asked.runs).seconds_of(waiting)
     _tell_plan(waiting, seconds, workers, asked.seconds)
     commands = [_command(job, asked) for job in waiting]
     good: set[int] = set()

@@ -19,10 +19,10 @@ from bdia.results import table_text
 from bdia.results.output import printable, say
 from bdia.results.report import build_report
 from bdia.results.store import read_records, read_remarks
-from bdia.train.forecast import seconds_per_step
 from bdia.train.job import free_memory
 from bdia.train.launch import jobs_of
 from bdia.train.progress import duration
+from bdia.train.step_time import seconds_per_step
 from bdia.train.studies import overrides_of
 
 SCALES = ("paper", "cpu", "smoke")

@@ -113,6 +113,19 @@ def pretraining(cfg: DictConfig) -> DictConfig:
     return first
 
 
+def without_weights(cfg: DictConfig) -> DictConfig:
+    """Return the config of a training whose steps take as long, but that waits for no weights.
+
+    A tokenizer saved beside the weights is not there yet: one of the pretraining's kind and size stands in.
+    """
+    alone = cfg.copy()
+    with open_dict(alone):
+        tokenizer = OmegaConf.select(alone.pop("weights"), "pretrain.data.tokenizer")
+        if tokenizer is not None:
+            alone.data.tokenizer = tokenizer
+    return alone
+
+
 def train_once(cfg: DictConfig, recorded: dict[str, Any], train: Callable[[DictConfig], object]) -> Path:
     """Train a config unless that has been done, and return its checkpoint; jobs that want it at one time take turns."""
     folder = Path(cfg.paths.runs).resolve() / cfg.name
