@@ -49,6 +49,13 @@ def test_depth_and_length_are_the_study_s_and_write_its_record(tmp_path, capsys)
     assert (row["question"], row["way"], row["origin"]) == ("depth", "bdia_in_backward", "measured")
 
 
+def test_what_names_a_study_of_its_own(tmp_path):
+    tiny = ["width=32", "mlp=64", "heads=2", "kv_heads=2", "vocabulary=40", "tokens=16", "depths=[2]", "rounds=0"]
+    main(["bench", "what=[transformers]", *tiny, f"out={tmp_path}"])
+    (path,) = tmp_path.iterdir()
+    assert json.loads(path.read_text(encoding="utf-8"))["study"] == "transformers"
+
+
 def test_make_passes_what_to_the_bench():
     for words, wanted in (("WHAT=depth,length", 'what="[depth,length]"'), ("QUICK=1", "quick=true"), ("QUICK=0", "")):
         told = subprocess.run(["make", "-n", "bench", words], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -71,13 +78,14 @@ def test_the_bench_of_decoders_takes_its_own_arguments(asked):
         (["bench", "device=abacus"], "device=abacus: wanted cpu, or cuda with a CUDA GPU; set device"),
         (
             ["bench", "what=[table,lenght]"],
-            "what=lenght: wanted some of table, curve, overhead, or some of depth, length, timm; set what",
+            "what=lenght: wanted some of table, curve, overhead; or some of depth, length, timm; or some of compiled; "
+            "or some of transformers; set what",
         ),
         (["bench", "what=[depth]", "repeats=7"], "repeats=7: wanted depths=7"),
         (
             ["bench", "what=[table,length]"],
-            "what=table,length: wanted either some of depth, length, timm or some of table, curve, overhead, "
-            "which have other keys; set what",
+            "what=table,length: wanted some of table, curve, overhead; or some of depth, length, timm; or some of "
+            "compiled; or some of transformers; the groups have other keys; set what",
         ),
         (["bench", "show=nothing.json"], "show=nothing.json: not found; wanted the JSON of an earlier bench; set show"),
         (["bench-lora", "depths=[0]"], "depths=[0]: wanted at least 1; set depths"),

@@ -101,7 +101,12 @@ def _compared(row: StackRow) -> dict[str, Variant]:
 
 
 PARTS = ("table", "curve", "overhead")  # of a bench
-STUDIED = ("depth", "length", "timm")  # parts of the study of depth and length, which the bench starts too
+STUDIED = ("depth", "length", "timm")  # parts of the study `length`
+STUDIES = {  # part of `what` that a study measures, which the bench starts: its name
+    **dict.fromkeys(STUDIED, "length"),
+    "compiled": "compiled",
+    "transformers": "transformers",
+}
 COMPARED = {name: variant for row in STACKS for name, variant in _compared(row).items()}
 VARIANTS = {
     **COMPARED,

@@ -4,7 +4,7 @@ Usage: bdia bench [quick=true] [key=value ...]
 
   quick=false          true: one small cell, three minutes on two cores; other keys still change it
   what=[table,curve]   table: all variants; curve: time against memory over `keep`; overhead: a run's own cost;
-                       or depth, length, timm: `bdia study name=length`, with its keys and its record (below)
+                       or depth, length, timm, compiled, transformers: studies with keys of their own (below)
   models=[vit_paper,vit_base,gpt2]
   depths=[6,12,24,48]
   precisions=[32-true,bf16-mixed]
@@ -24,6 +24,8 @@ what=[depth]: memory and time of a whole step against blocks, and the most block
 same against tokens, the longest text and the largest batch. what=[timm]: timm's own checkpointing. All ways step
 weights in backward; what does not run here is planned, and its row says so. They have no part in a bench of the
 others. Their keys are those that `bdia study --help` lists for name=length; out=results/length.
+what=[compiled]: `bdia study name=compiled`: compiled layers under every stack, and what torch.compile recomputes by
+itself (activation_memory_budget). what=[transformers]: `bdia study name=transformers`: transformers' own checkpointing.
 
 Examples:
   bdia bench quick=true
@@ -36,13 +38,13 @@ from dataclasses import dataclass, field
 from textwrap import wrap
 
 from bdia import InvalidValueError
-from bdia.bench.cases import PARTS, STUDIED, VARIANTS
+from bdia.bench.cases import PARTS, STUDIES, VARIANTS
 from bdia.cli.arguments import read_arguments
 
 __doc__ = (__doc__ or "").replace("VARIANTS", ("\n" + 23 * " ").join(wrap(" ".join(VARIANTS), 82)))
 
 
-STUDY = "length"  # what measures the parts STUDIED
+LENGTH = "length"  # the study that has parts, of which `what` chooses
 
 
 @dataclass
@@ -59,32 +61,33 @@ class Choice:
     quick: bool = False
 
 
-def _asks_for_study(argv: Sequence[str]) -> bool:
-    """Whether `what` names parts of the study.
+def _study_asked_for(argv: Sequence[str]) -> str:
+    """Return the study that measures what `what` names; empty where the bench itself does.
 
     Raises:
-        ValueError: it names parts of the bench too, or something unknown.
+        ValueError: it names parts of two of them, or something unknown.
     """
     asked = read_arguments(What(), [word for word in argv if word.startswith("what=")]).what
-    found = [name for name in asked if name in STUDIED]
-    if unknown := [name for name in asked if name not in (*PARTS, *STUDIED)]:
+    known = {**dict.fromkeys(PARTS, ""), **STUDIES}
+    groups = [", ".join(name for name, one in known.items() if one == study) for study in dict.fromkeys(known.values())]
+    if unknown := [name for name in asked if name not in known]:
+        raise InvalidValueError(f"what={','.join(unknown)}: wanted some of {'; or some of '.join(groups)}; set what")
+    found = {known[name] for name in asked}
+    if len(found) > 1:
         raise InvalidValueError(
-            f"what={','.join(unknown)}: wanted some of {', '.join(PARTS)}, or some of {', '.join(STUDIED)}; set what"
+            f"what={','.join(asked)}: wanted some of {'; or some of '.join(groups)}; the groups have other keys; "
+            "set what"
         )
-    if found and len(found) < len(asked):
-        raise InvalidValueError(
-            f"what={','.join(asked)}: wanted either some of {', '.join(STUDIED)} or some of {', '.join(PARTS)}, "
-            "which have other keys; set what"
-        )
-    return bool(found)
+    return found.pop() if found else ""
 
 
 def run(argv: Sequence[str]) -> None:
     """Measure, or show an earlier bench."""
-    if _asks_for_study(argv):
+    if name := _study_asked_for(argv):
         from bdia.cli import study
 
-        study.run([f"name={STUDY}", *argv])
+        rest = argv if name == LENGTH else [word for word in argv if not word.startswith("what=")]
+        study.run([f"name={name}", *rest])
         return
     first = [word for word in argv if word.startswith("quick=")]
     rest = [word for word in argv if word not in first]

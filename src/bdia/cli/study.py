@@ -7,6 +7,8 @@ Usage: bdia study name=... [key=value ...]
   name=whole_step       peak memory and time of a whole step, with and without stepping weights in backward
   name=equal_memory     time against memory of a whole step: BDIA and checkpointing with more and more kept blocks
   name=length           memory of a whole step against depth and length; the longest, deepest, largest in 4 to 80 GiB
+  name=compiled         layers compiled by torch.compile under every stack; what the compiler recomputes by itself
+  name=transformers     transformers' own checkpointing beside this project's ways, on a model of transformers
   name=limits           what name=length planned for a memory, taken on a GPU that is held to that memory
   name=loss_head        the loss over a large vocabulary: this project's head beside torch's linear_cross_entropy
   name=stream           the stream as float32 and as int32: price of a step, precision of grids with large values
@@ -54,6 +56,19 @@ Keys of length, which `bdia bench what=[depth,length]` measures too:
   ways=[...]                            some of those of whole_step
   timm_depths=[6,24,48] timm_batch=32   blocks of timm's ViT, images
 
+Keys of compiled, which `bdia bench what=[compiled]` measures too:
+  depths=[6,24] width=128 heads=4       blocks and size of the model
+  model=, vocabulary=, batch=, tokens=, optimizer=: as of whole_step
+  layer_budgets=[0.5,0]                 share of its activations that a compiled layer of the standard stack keeps
+  whole_budgets=[1,0.5,0.1]             the same of the standard stack as one graph, compiled for minutes
+  whole_up_to=6 rounds=5                the most blocks of such a graph; times of each way
+
+Keys of transformers, which `bdia bench what=[transformers]` measures too:
+  config=llama depths=[6,24]            a family of `bdia plan model=hf`, or a config.json; layers
+  width=256 mlp=704 heads=8 kv_heads=4  its sizes; vocabulary=2000 tokens
+  batch=2 tokens=512 loss_chunk=256     texts, tokens of each, tokens whose logits are made at once
+  optimizer=adamw rounds=5              a file of configs/optimizer; times of each way
+
 Keys of limits:
   record=                               of name=length; empty: the newest of results/length
   gib=[16] ways=[...]                   memories and ways that it planned for
@@ -83,7 +98,8 @@ from bdia import InvalidValueError
 from bdia.cli.arguments import read_arguments
 from bdia.results.output import say_on_stderr
 
-NAMES = ("reconstruction", "inference", "whole_step", "equal_memory", "length", "limits", "loss_head", "stream")
+NAMES = ("reconstruction", "inference", "whole_step", "equal_memory", "length")
+NAMES += ("compiled", "transformers", "limits", "loss_head", "stream")
 STUDIES = {name: f"bdia.bench.studies.{name}" for name in NAMES}
 
 

@@ -24,6 +24,8 @@ NOT_EXPERIMENTS = (
     "whole_step",
     "equal_memory",
     "length",
+    "compiled",
+    "transformers",
     "limits",
     "stream",
     "loss_head",

@@ -19,6 +19,8 @@ STUDIES: Mapping[str, tuple[str, ...]] = {
     "whole_step": ("depth", "label", "peak", "activations", "peak_ratio", "time_ratio"),
     "equal_memory": ("depth", "curve", "keep", "peak", "time_ratio", "at_this_peak"),
     "length": ("question", "label", "depth", "tokens", "gib", "largest", "peak", "activations", "origin"),
+    "compiled": ("depth", "label", "added", "peak", "first_step_s", "ms", "time_ratio"),
+    "transformers": ("depth", "label", "peak", "activations", "ms", "time_ratio"),
     "limits": ("question", "label", "gib", "planned", "ran", "planned_peak", "peak", "reserved"),
     "loss_head": ("head", "peak", "held", "gradient_difference", "time_ratio"),
 }
