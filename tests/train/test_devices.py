@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -156,9 +157,15 @@ def test_a_sharded_training_goes_on_on_one_device(tmp_path):
 @pytest.mark.slow
 @needs_gloo
 @pytest.mark.parametrize(
-    ("strategy", "optimizer"), [("ddp", "adamw"), ("fsdp2", "adamw"), ("fsdp2_no_sync", "set_adam")]
+    ("strategy", "optimizer", "signum"),
+    [
+        ("ddp", "adamw", signal.SIGTERM),
+        ("ddp", "adamw", signal.SIGUSR2),
+        ("fsdp2", "adamw", signal.SIGTERM),
+        ("fsdp2_no_sync", "set_adam", signal.SIGTERM),
+    ],
 )
-def test_a_stopped_run_of_two_processes_goes_on_exactly(tmp_path, strategy, optimizer):
+def test_a_stopped_run_of_two_processes_goes_on_exactly(tmp_path, strategy, optimizer, signum):
     run = TEXT.replace("max_steps=5", "max_steps=40").replace("adamw", optimizer)
     choices = [run, f"stack=bdia trainer.accumulate_grad_batches=2 trainer.devices=2 trainer.strategy={strategy}"]
     wanted = trained(tmp_path / "whole", *choices)
@@ -168,14 +175,19 @@ def test_a_stopped_run_of_two_processes_goes_on_exactly(tmp_path, strategy, opti
         if "step" in line or "epoch" in line:
             break
     time.sleep(1.0)
-    process.send_signal(signal.SIGTERM)
+    # SIGTERM as a user sends it; SIGUSR2 as SLURM does, to the processes themselves: here to one, and both end
+    os.kill(process.pid if signum == signal.SIGTERM else last_child_of(process.pid), signum)
     process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + signum
     assert list((folder / "runs").glob("*/*/last.ckpt"))
     for record in (folder / "results").glob("*/*.json"):
         assert json.loads(record.read_text())["status"] == "interrupted"
         record.unlink()
     assert_same_training(trained(folder, *choices), wanted)
+
+
+def last_child_of(pid):
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
 
 
 @pytest.mark.parametrize(

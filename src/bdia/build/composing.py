@@ -1,6 +1,7 @@
 """Compose a config from `key=value` choices; what Hydra says of a wrong one becomes one line of ours."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +15,9 @@ from bdia import InvalidValueError
 from bdia.build.keys import check_keys
 from bdia.build.quoting import quoted
 from bdia.build.signature import signature
+
+# The files of configs/hydra/launcher have the names of the plugins' own settings, and are checked against their types.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 _PACKAGED = Path(__file__).parents[1] / "configs"  # in an installed package; a checkout has them at its top
 CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "configs"

@@ -29,13 +29,13 @@ def gathered(value: Any) -> list[Any]:
     return found
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Tell whether a flag is set in any process; every process has to ask."""
+def largest_of_ranks(number: int, device: torch.device) -> int:
+    """Return the largest of the processes' numbers; every process has to ask."""
     if not are_several():
-        return flag
-    found = torch.tensor([int(flag)], device=device)
+        return number
+    found = torch.tensor([number], device=device)
     dist.all_reduce(found, dist.ReduceOp.MAX)
-    return bool(found.item())
+    return int(found.item())
 
 
 def local_part(tensor: Tensor) -> Tensor:

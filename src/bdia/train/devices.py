@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,21 +110,3 @@ def joined_start(trainer: Trainer, task: LightningModule, start: Path | None) ->
     trainer.strategy.connect(task)  # fsdp2 tells the task its mesh
     trainer.strategy.setup_environment()
     return trainer.strategy.broadcast(start)
-
-
-class Stopping:
-    """Notes SIGTERM while several processes train; `Resume` ends all of them at the same batch.
-
-    Lightning's own handler talks to the other processes from inside the handler, where they may be in the middle of
-    another exchange.
-    """
-
-    def __init__(self) -> None:
-        self.is_asked = False
-
-    def listen(self) -> None:
-        """Take the place of the handler for SIGTERM."""
-        signal.signal(signal.SIGTERM, self._note)
-
-    def _note(self, *_: Any) -> None:
-        self.is_asked = True

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from bdia import BdiaError, InvalidValueError, UnsupportedError
@@ -48,6 +48,7 @@ from bdia.train.loggers import run_name, summarise
 from bdia.train.preflight import check_memory, check_places, check_room
 from bdia.train.progress import SINGLE, Job, gamma_cost, progress, say_outcome
 from bdia.train.resume import Resume
+from bdia.train.stopping import slurm_plugins
 from bdia.train.weights import SET_BY_THE_RUN, find_weights, load_weights, train_once
 
 ROOT = CONFIGS.parent
@@ -308,7 +309,7 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
     outcome = "failed"
     try:
         joined = strategy(cfg.trainer.get("strategy", "auto"), world_size(cfg.trainer))
-        trainer = build_trainer(cfg, callbacks, loggers, run_dir, [WholeCheckpointIO()], joined)
+        trainer = build_trainer(cfg, callbacks, loggers, run_dir, [WholeCheckpointIO(), *slurm_plugins()], joined)
         start = joined_start(trainer, task, start)
         if cfg.stack.get("memory_budget") is not None:
             found.rows.append(_metric("kept_blocks", _fit_to_memory(cfg, data, task, trainer)))
@@ -318,6 +319,9 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
             log.info("continues from %s", start)
         try:
             trainer.fit(task, data, ckpt_path=start, weights_only=True)
+        except SIGTERMException:
+            resume.stopping.raise_requeue()
+            raise
         except MisconfigurationException as error:  # what only Lightning can tell, when it has seen the data
             raise InvalidValueError(f"trainer: Lightning refuses it: {' '.join(str(error).split())}") from error
         trainer.save_checkpoint(run_dir / FINAL)  # last.ckpt may be older: callbacks.checkpoint says how often

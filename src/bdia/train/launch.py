@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from bdia import BdiaError, InvalidValueError
 from bdia.build import CONFIGS, check_run, completed, compose, quoted
 from bdia.results.output import say, say_on_stderr
+from bdia.train.launchers import check_launcher, starts_processes
 
 LONGEST = 120  # bytes of a part of a folder's name
 
@@ -33,7 +34,7 @@ def launch(overrides: Sequence[str], sweep: bool = False) -> None:
 
     Raises:
         BdiaError: a choice of any of the jobs is refused, and nothing was written; else what a job raised.
-        SystemExit: 143 after SIGTERM.
+        SystemExit: 143 after SIGTERM, 138 or 140 after SIGUSR1 or SIGUSR2.
     """
     overrides = quoted(overrides)
     jobs = jobs_of(overrides, sweep)
@@ -42,7 +43,9 @@ def launch(overrides: Sequence[str], sweep: bool = False) -> None:
         check_run(cfg)
     from bdia.train.devices import follower_overrides, is_alone_or_first, must_start, start, world_size  # here: torch
 
-    if must_start(cfg.trainer) and not _has_launcher(jobs[0]):
+    launcher = compose(jobs[0], return_hydra_config=True).hydra.launcher
+    check_launcher(launcher, cfg.trainer)
+    if must_start(cfg.trainer) and not starts_processes(launcher):
         if len(jobs) > 1:
             raise InvalidValueError(
                 f"trainer.devices={cfg.trainer.devices} with {len(jobs)} jobs: wanted one job at a time; give each of "
@@ -71,11 +74,6 @@ def launch(overrides: Sequence[str], sweep: bool = False) -> None:
     hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(task)()
     if refused:
         raise refused[0]
-
-
-def _has_launcher(job: Sequence[str]) -> bool:
-    """Tell whether Hydra hands the jobs to a cluster, which starts their processes."""
-    return "submitit" in str(compose(job, return_hydra_config=True).hydra.launcher._target_)
 
 
 def _in_this_process() -> bool:
@@ -169,6 +167,7 @@ def run_job(cfg: DictConfig, count: int = 1, varied: Collection[str] = ()) -> fl
 
     from bdia.train.job import find_recorded, train
     from bdia.train.progress import SINGLE, Job
+    from bdia.train.stopping import RequeueException, queue_again
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     own = HydraConfig.get()
@@ -182,6 +181,9 @@ def run_job(cfg: DictConfig, count: int = 1, varied: Collection[str] = ()) -> fl
         cfg = _from_there(cfg, Path(own.runtime.cwd))
     try:
         record = (find_recorded(cfg) if job.count > 1 and not cfg.rerun else None) or train(cfg, job)
+    except RequeueException as error:
+        queue_again(error.signum)
+        sys.exit(128 + error.signum)
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning exits with 0, which a launcher takes for success
     except SystemExit as error:  # Lightning's way out of Ctrl-C

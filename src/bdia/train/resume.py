@@ -6,9 +6,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from bdia.data.ranks import any_rank
 from bdia.train.checkpoints import LAST
-from bdia.train.devices import Stopping
+from bdia.train.stopping import Stopping
 
 
 class Resume(Callback):
@@ -42,8 +41,11 @@ class Resume(Callback):
         """Restore the position. Lightning 2.6 forgets it where the schedule's length was asked for before."""
         if self.position is not None:
             trainer.train_dataloader.load_state_dict(self.position)
-        if trainer.world_size > 1:
-            self.stopping.listen()
+        self.stopping.listen(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on the run may leave its machine at any moment."""
+        self.stopping.leave_at_once()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -52,8 +54,7 @@ class Resume(Callback):
 
         Gradients that FSDP2 holds back are in no checkpoint: such a run ends after the optimizer's next step.
         """
-        asked = trainer.world_size > 1 and any_rank(self.stopping.is_asked, pl_module.device)
-        if asked and not pl_module.holds_back:
+        if trainer.world_size > 1 and self.stopping.agree(trainer) and not pl_module.holds_back:
             trainer._signal_connector.received_sigterm = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
