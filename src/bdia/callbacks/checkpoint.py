@@ -18,13 +18,13 @@ class Checkpoint(ModelCheckpoint):
     Args:
         minutes: write at the latest so long after the checkpoint before, however long an epoch is; None: never for
             this reason.
-        others: those of Lightning's `ModelCheckpoint`.
+        kwargs: those of Lightning's `ModelCheckpoint`.
     """
 
     is_due = False  # since a batch after which there was more to do, or since its time had come
 
-    def __init__(self, minutes: float | None = None, **others: Any) -> None:
-        super().__init__(**others)
+    def __init__(self, minutes: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.minutes = minutes
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
