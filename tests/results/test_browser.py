@@ -22,7 +22,7 @@ pytestmark = [
 ]
 SIZES = {"phone": (390, 844), "laptop": (1280, 720), "wide": (2560, 1440)}
 
-# What stands out of the page or of its figure: an element, how far in pixels, and its text.
+# What stands out of the page or of its figure, or labels on each other: an element, how far in pixels, its text.
 CUT = """() => {
   const found = [];
   const width = document.documentElement.clientWidth;
@@ -42,6 +42,14 @@ CUT = """() => {
       const out = Math.max(...sides);
       if (box.width && out > 2) found.push(['text', out, text.textContent]);
     }
+  }
+  for (const axis of document.querySelectorAll('.plot .yaxislayer-above, .plot .xaxislayer-above')) {
+    const boxes = [...axis.querySelectorAll('text')].map((text) => [text.getBoundingClientRect(), text.textContent]);
+    boxes.forEach(([one, words], at) => boxes.slice(at + 1).forEach(([other, more]) => {
+      const wide = Math.min(one.right, other.right) - Math.max(one.left, other.left);
+      const high = Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top);
+      if (wide > 2 && high > 4) found.push(['overlap', high, `${words} / ${more}`]);
+    }));
   }
   return found;
 }"""

@@ -1,17 +1,20 @@
+import copy
 import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from bdia import MissingFileError
 from bdia.cli.report import run
-from bdia.results import gather, table_text, write_record
-from bdia.results.figures import curves, figure_of, memory_by_category, result_against_memory, sweep
+from bdia.results import Metric, gather, table_text, write_record
+from bdia.results.figures import curves, figure_of, result_against_memory, sweep
 from bdia.results.page import order
 from bdia.results.page.benchmarks import benchmarks
+from bdia.results.page.memory_figures import memory_against_setting, memory_by_category
 from bdia.results.report import build_report
 from bdia.results.statistics import NONE
 from bdia.results.store import NOT_EXPERIMENTS, read_remarks
@@ -96,6 +99,39 @@ def test_labels_in_figures_are_escaped_twice_over(draw):
     assert "<" not in plot.json
     assert "<b>" not in json.dumps(json.loads(plot.json)).replace("<br>", "")
     assert "&lt;b&gt;" in json.dumps(json.loads(plot.json)).replace("<br>", "")
+
+
+def deep(stack, depth, size, memory):
+    record = make_record(stack, at=depth + size, metrics=[Metric("peak_allocated", memory, "MiB", None, 100)])
+    config = copy.deepcopy(record.config)
+    config["model"]["net"]["depth"], config["data"]["batch_size"] = depth, size
+    return replace(record, config=config)
+
+
+def test_memory_is_a_line_over_the_setting_with_the_most_numbers_and_bars_where_there_is_none():
+    cells = [(stack, depth, size) for stack in (STANDARD, BDIA) for depth in (24, 6, 12) for size in (16, 64)]
+    (experiment,) = gather([deep(*cell, cell[1] * cell[2]) for cell in cells])
+    drawn = json.loads(figure_of(experiment).json)
+    assert [trace["name"] for trace in drawn["data"]] == [
+        f"{stack}, batch size {size}" for stack in ("standard (ViT)", "BDIA") for size in (16, 64)
+    ]
+    assert all(trace["x"] == [6, 12, 24] for trace in drawn["data"])
+    assert drawn["data"][3]["y"] == [384, 768, 1536]
+    assert drawn["data"][0]["line"]["dash"] == drawn["data"][2]["line"]["dash"] != drawn["data"][1]["line"]["dash"]
+    two = gather([deep(*cell, 1.0) for cell in cells if cell[1] != 24])[0]
+    assert memory_against_setting(two) is None
+
+
+@pytest.mark.parametrize("draw", [sweep, memory_by_category])
+def test_rows_of_bars_are_as_high_as_the_longest_label_takes(draw):
+    """Rows are equally high in plotly: where one label has three lines, all rows need room for three."""
+    laws = ["1/2", "1/4", "a law that has a name of more than one line on this page"]
+    records = [make_record({**BDIA, "gamma": {**GAMMA, "value": law}}, at=at) for at, law in enumerate(laws)]
+    plot = draw(gather(records)[0])
+    names = [str(name) for trace in json.loads(plot.json)["data"] for name in trace["y"]]
+    lines = 1 + max(name.count("<br>") for name in names)
+    assert lines > 1 + min(name.count("<br>") for name in names)
+    assert plot.height > 16 * lines * len(laws) + 90
 
 
 def test_a_new_study_is_on_the_page_in_its_place_with_its_own_header(root):

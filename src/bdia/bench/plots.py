@@ -12,7 +12,7 @@ from bdia.bench.drawing import LINES, MARKERS, STYLE, legend_below, svg_text
 from bdia.bench.record import Bench, VariantRow
 from bdia.data.files import write_whole
 from bdia.profiling.sizes import MIB
-from bdia.results.figures import OTHER_COLOUR
+from bdia.results.page.style import OTHER_COLOUR
 from bdia.reversible.stacks.registry import BDIA, STACKS
 
 COLOURS = {row.override: row.colour for row in STACKS}

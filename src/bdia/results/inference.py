@@ -8,10 +8,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from bdia.results import study_record
-from bdia.results.figures import OTHER_COLOUR
 from bdia.results.page import order
 from bdia.results.page.part import Part
 from bdia.results.page.plot import DASHES, Plot, make_plot, rgba, safe
+from bdia.results.page.style import OTHER_COLOUR
 from bdia.results.statistics import NONE
 from bdia.results.study_record import Record
 from bdia.results.tables import Table

@@ -10,10 +10,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from bdia.results.figures import OTHER_COLOUR
 from bdia.results.page.part import Part
 from bdia.results.page.plot import Plot, make_plot
 from bdia.results.page.step_studies import STUDIES, study_figure, study_table
+from bdia.results.page.style import OTHER_COLOUR
 from bdia.results.statistics import NONE
 from bdia.results.tables import Table
 from bdia.reversible.stacks.registry import STACKS

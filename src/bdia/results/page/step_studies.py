@@ -5,8 +5,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from bdia.results.figures import OTHER_COLOUR
 from bdia.results.page.plot import DASHES, Plot, make_plot
+from bdia.results.page.style import OTHER_COLOUR
 from bdia.results.statistics import NONE
 from bdia.results.tables import Table
 from bdia.reversible.stacks.registry import STACKS
