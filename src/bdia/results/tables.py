@@ -95,7 +95,8 @@ def _best_to_end(variant: Variant, name: str, digits: int, higher: bool) -> str:
 
 
 def _train_loss(variant: Variant) -> str:
-    end = variant.spread("loss", "train")
+    """Return the training loss at the end, beside a validation loss: alone it says nothing."""
+    end = variant.spread("loss", "train") if variant.spread("loss", "val") else None
     return f"{end.mean:.3f}" if end else NONE
 
 
