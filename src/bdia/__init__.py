@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers; at run time each is imported when it is asked for
-    from bdia.reversible import BdiaStack, TwoPoint, convert, register_adapter, revert
+    from bdia.reversible import BdiaStack, TwoPoint, checkpoint_two_level, convert, register_adapter, revert
     from bdia.train.export import export
 
 __version__ = "0.2.0.dev0"
@@ -111,7 +111,9 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
 
 
 _MODULES = {
-    **dict.fromkeys(("BdiaStack", "TwoPoint", "convert", "register_adapter", "revert"), "bdia.reversible"),
+    **dict.fromkeys(
+        ("BdiaStack", "TwoPoint", "checkpoint_two_level", "convert", "register_adapter", "revert"), "bdia.reversible"
+    ),
     "export": "bdia.train.export",
 }
 
@@ -126,6 +128,7 @@ __all__ = [
     "TwoPoint",
     "UnsupportedError",
     "__version__",
+    "checkpoint_two_level",
     "convert",
     "export",
     "import_module",

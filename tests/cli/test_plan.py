@@ -103,7 +103,7 @@ def test_a_hugging_face_models_longest_texts_are_in_the_table_and_in_the_file(ca
     assert re.search(r"^training .* longest in 100 MiB  longest in 200 MiB$", out, re.MULTILINE)
     written = json.loads(path.read_text())
     names = [way["name"] for way in written["ways"]]
-    assert names == ["standard", "transformers' checkpointing", "bdia keep 0", "bdia keep 1"]
+    assert names == ["standard", "transformers' checkpointing", "two-level checkpointing", "bdia keep 0", "bdia keep 1"]
     assert all(re.search(rf"^{name} ", out, re.MULTILINE) for name in names)
     longest = {way["name"]: way["longest"] for way in written["ways"]}
     assert all(2 * short < long for short, long in longest.values())

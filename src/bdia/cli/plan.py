@@ -20,7 +20,8 @@ Usage: bdia plan model=vit_paper batch=128 [memory=24GiB] [key=value ...]
                    are planned
 
 model=hf plans a language model of Hugging Face from its configuration; nothing is downloaded. It prints the longest
-text that fits with transformers' own training, with its activation checkpointing, and with BDIA (`bdia.convert`).
+text that fits with transformers' own training, with its activation checkpointing, with two levels of it
+(`bdia.checkpoint_two_level`), and with BDIA (`bdia.convert`).
   hf.config=       a config.json, a folder that holds one, or a family whose sizes you give: llama, qwen, gpt2
   hf.KEY=          a key of that configuration: hf.hidden_size=2048 hf.num_hidden_layers=24
   batch=1 tokens=4096 depth= device=cuda out=   as above

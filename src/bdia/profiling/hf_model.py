@@ -15,7 +15,7 @@ from bdia import InvalidValueError
 from bdia.models.dropout import Dropout
 from bdia.models.loss_head import LossHead
 from bdia.profiling.traced_step import TrainingStep
-from bdia.reversible import convert
+from bdia.reversible import checkpoint_two_level, convert
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -27,22 +27,30 @@ ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop")
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train a model: transformers' own, with its activation checkpointing, or converted.
+    """One way to train a model: transformers' own, with its activation checkpointing, or changed by this project.
 
     Args:
         name: in tables.
         settings: arguments of `bdia.convert`; None: not converted.
         checkpoints: transformers' own activation checkpointing, the kind without reentrant autograd.
+        two_level: `bdia.checkpoint_two_level`.
     """
 
     name: str
     settings: Mapping[str, Any] | None = None
     checkpoints: bool = False
+    two_level: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the library trains so by itself."""
+        return self.settings is None and not self.two_level
 
 
 WAYS = (
     Way("standard"),
     Way("transformers' checkpointing", checkpoints=True),
+    Way("two-level checkpointing", two_level=True),
     Way("bdia keep 0", {"keep": 0}),
     Way("bdia keep 1", {"keep": 1}),
 )
@@ -128,6 +136,8 @@ class HfSteps:
         if way.checkpoints:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})  # the second is its name before transformers 5
+        if way.two_level:
+            checkpoint_two_level(model)
         if way.settings is not None:
             convert(model, **{**way.settings, **({} if keep is None else {"keep": keep})})
         optimizer = self.optimizer([p for p in model.parameters() if p.requires_grad])

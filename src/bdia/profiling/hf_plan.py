@@ -88,7 +88,7 @@ class HfPlanner:
         """Return one way's answer.
 
         Raises:
-            BdiaError: `convert` does not take the model.
+            BdiaError: `convert` or `checkpoint_two_level` does not take the model.
         """
         need = self._by_length(way)
         longest = tuple(largest_that_fits(lambda n: need(n).peak, memory, [SHORT]) for memory in memories)
@@ -102,7 +102,7 @@ class HfPlanner:
             try:
                 found.append(self.row(way, tokens, memories))
             except BdiaError as error:
-                if way.settings is None:
+                if way.is_own:
                     raise
                 found.append(HfRow(way.name, {}, refused=str(error)))
         return found
@@ -122,7 +122,7 @@ class HfPlanner:
     def _whole(self, way: Way, tokens: int) -> Moments:
         keep = int((way.settings or {}).get("keep", 0))
         found = None
-        if self._alike:
+        if self._alike and not way.two_level:  # segments are runs of layers, of different lengths
             found = alike_moments(lambda depths, kept: self._trace(way, tokens, depths[0], kept), (self.depth,), keep)
         return found or self._trace(way, tokens, self.depth, keep)
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # what a type checker or an editor reads
     from bdia.reversible.stacks.standard import StandardStack as StandardStack
     from bdia.reversible.stacks.state import load_training_state as load_training_state
     from bdia.reversible.stacks.state import training_state as training_state
+    from bdia.reversible.stacks.two_level import checkpoint_two_level as checkpoint_two_level
 
 _MODULES = {
     **dict.fromkeys(("Constant", "Discrete", "Gamma", "GammaLaw", "GammaMeanWarning", "Growing"), ".arithmetic.gamma"),
@@ -49,6 +50,7 @@ _MODULES = {
     **dict.fromkeys(("ChainSpec", "register_adapter"), ".stacks.adapters"),
     "BlockStack": ".stacks.base",
     **dict.fromkeys(("convert", "revert"), ".stacks.convert"),
+    "checkpoint_two_level": ".stacks.two_level",
     **dict.fromkeys(("load_training_state", "training_state"), ".stacks.state"),
     **{row.class_name: f".stacks.{row.module}" for row in STACKS},
 }

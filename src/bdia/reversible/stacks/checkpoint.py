@@ -43,7 +43,7 @@ class CheckpointStack(BlockStack, Recomputation):
         operators = saved_operations(self.save)
         for k, block in enumerate(self):
             call = self.bind(block, block, k not in kept, args, kwargs)
-            contexts = partial(_contexts, block, operators)
+            contexts = partial(recompute_around, block, operators)
             x = call(x) if k in kept else checkpoint(call, x, use_reentrant=False, context_fn=contexts)
         return x
 
@@ -102,11 +102,11 @@ def _run(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], x: Ten
 
 def _checkpointed(module: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return call(x), which backward runs again; `module` holds the buffers that the second run must not change."""
-    y: Tensor = checkpoint(call, x, use_reentrant=False, context_fn=partial(_contexts, module, ()))
+    y: Tensor = checkpoint(call, x, use_reentrant=False, context_fn=partial(recompute_around, module, ()))
     return y
 
 
-def _contexts(module: nn.Module, operators: Collection[Any]) -> Contexts:
+def recompute_around(module: nn.Module, operators: Collection[Any]) -> Contexts:
     """Return what to enter around the first run, and around the second."""
     first, second = recompute_contexts(module, operators)
     return first, _SameWeights(second, module) if torch.is_grad_enabled() else second

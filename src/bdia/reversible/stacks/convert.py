@@ -222,7 +222,7 @@ def convert(
         chains = [ConvertedChain(spec, model, law, grid, **settings) for spec, law in zip(specs, laws, strict=True)]
     except ValueError as error:
         raise InvalidValueError(_in_arguments(str(error))) from error
-    _switch_off_checkpointing(model)
+    switch_off_checkpointing(model)
     if _frozen_start(specs) and _switch_off_input_gradients(model):
         warnings.warn(INPUT_GRADIENTS_OFF.replace(", from the next step on", ""), checks.EngineWarning, stacklevel=2)
     if calibration is not None:
@@ -287,7 +287,7 @@ def _in_arguments(message: str) -> str:
     return re.sub(r"\bstack\.(\w+)", r"\1", message)
 
 
-def _switch_off_checkpointing(model: nn.Module) -> None:
+def switch_off_checkpointing(model: nn.Module) -> None:
     """Switch off activation checkpointing that is on: the layers free their activations by themselves.
 
     transformers sets `gradient_checkpointing` on its modules, timm `grad_checkpointing`.

@@ -56,8 +56,9 @@ def plain(net: nn.Module, format: str, drop_rounding: bool) -> nn.Module:
     """
     net = copy.deepcopy(net).cpu().eval()
     for module in net.modules():
-        if (forward := engaged(module)) is not None and _rounding(forward.owner, drop_rounding) is not None:
-            raise InvalidValueError(_cannot_round(forward.owner, f"format={format} of a converted model"))
+        owner = None if (forward := engaged(module)) is None else forward.owner
+        if isinstance(owner, BdiaUpdates) and _rounding(owner, drop_rounding) is not None:
+            raise InvalidValueError(_cannot_round(owner, f"format={format} of a converted model"))
     revert(net)
     if isinstance(net, BlockStack):
         return _plain_stack(net, format, drop_rounding)
