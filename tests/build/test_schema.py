@@ -72,6 +72,7 @@ def test_every_odd_value_of_every_key_is_taken_or_refused_in_one_line(target):
 
 
 REFUSED = {
+    "optimizer.float32_master=true": "optimizer.float32_master=true: a run's weights are float32 already",
     "optimizer.in_backward=3": "optimizer.in_backward=3: wanted true or false",
     "optimizer.in_backward=true trainer.accumulate_grad_batches=2": "trainer.accumulate_grad_batches=2 with "
     "optimizer.in_backward=true: each batch's backward steps the weights",

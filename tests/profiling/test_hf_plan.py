@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from bdia.optim import in_backward
+from bdia.optim import Float32Master, in_backward
 from bdia.profiling.hf_model import WAYS, HfSteps, Way, read_config
 from bdia.profiling.hf_plan import SHORT, HfPlanner
 from bdia.profiling.traced_step import measured_peak
@@ -35,6 +35,18 @@ def test_the_planned_peak_is_the_measured_one(model, precision, way, one_thread)
     made = steps(model, precision)
     planned = HfPlanner(made).cost(way, 200).peak
     assert planned == pytest.approx(measured_peak(made.step(way, 200, 8)).peak, rel=0.001)  # 0.1 was asked for
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+@pytest.mark.parametrize("steps_in_backward", [False, True])
+def test_weights_in_bf16_with_their_optimizer_in_float32_are_planned(way, steps_in_backward, one_thread):
+    optimizer = partial(Float32Master, make=ADAMW)
+    optimizer = partial(in_backward, make=optimizer) if steps_in_backward else optimizer
+    made = HfSteps(read_config("llama", MODELS["llama"]), optimizer, 2, "bf16-true", 128, "cpu")
+    cost, meter = HfPlanner(made).cost(way, 200), measured_peak(made.step(way, 200, 8))
+    assert cost.peak == pytest.approx(meter.peak, rel=0.001)
+    assert cost.optimizer == pytest.approx(6 * cost.parameters, rel=0.01)  # three float32 tensors for each weight
 
 
 def test_a_converted_llamas_planned_peak_is_the_measured_one(one_thread):

@@ -158,9 +158,11 @@ def build_task(
 def build_optimizer(cfg: DictConfig) -> Callable[..., Any]:
     """Return what makes the optimizer from parameters."""
     node = OmegaConf.to_container(cfg.optimizer, resolve=True)
-    if not node.pop("in_backward", False):
-        return _built(node)
-    return _built({"_target_": "bdia.optim.in_backward", "_partial_": True, "make": node})
+    around = {"float32_master": "bdia.optim.Float32Master", "in_backward": "bdia.optim.in_backward"}
+    asked = [target for key, target in around.items() if node.pop(key, False)]
+    for target in asked:
+        node = {"_target_": target, "_partial_": True, "make": node}
+    return _built(node)
 
 
 def kind_of_model(cfg: DictConfig) -> str:

@@ -24,7 +24,7 @@ SUPPLIED = {
     "scheduler": ("optimizer", "total_steps"),
     "trainer": ("callbacks", "logger", "default_root_dir", "plugins"),
 }
-OPTIMIZER = ("in_backward",)  # keys of every optimizer, which `build` reads, not the class
+OPTIMIZER = ("in_backward", "float32_master")  # keys of every optimizer, which `build` reads, not the class
 _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
 

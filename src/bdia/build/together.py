@@ -32,6 +32,7 @@ def check_together(cfg: DictConfig) -> None:
     _check_length(config)
     _check_devices(config)
     _check_in_backward(config)
+    _check_master(config)
     _check_machine(config)
     _check_model(config)
 
@@ -143,6 +144,16 @@ def _check_in_backward(config: Mapping[str, Any]) -> None:
                 f"trainer.{key}={shown(trainer[key])} with optimizer.in_backward=true: {why}; set "
                 f"trainer.{key}={shown(instead)} or optimizer.in_backward=false"
             )
+
+
+def _check_master(config: Mapping[str, Any]) -> None:
+    """A run's weights are float32 in every precision that it takes."""
+    if config["optimizer"].get("float32_master"):
+        raise InvalidValueError(
+            "optimizer.float32_master=true: a run's weights are float32 already, also with "
+            "trainer.precision=bf16-mixed; it is for bdia plan model=hf and for models of your own; set "
+            "optimizer.float32_master=false"
+        )
 
 
 def _check_machine(config: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ text that fits with transformers' own training, with its activation checkpointin
   precision=bf16-true    weights in bf16; or 32-true, or bf16-mixed
   loss_chunk=1024  tokens whose logits are made at once; null: the model's own loss, which makes all of them
   optimizer=adamw optimizer.in_backward=true     a file of configs/optimizer and its keys
+  optimizer.float32_master=true                  state in float32 and a float32 copy of each weight, for bf16-true
 
 The step is traced with tensors that have a size and no data. Not in the peak: the CUDA context (some 0.5 GiB), the
 workspaces of cuBLAS and cuDNN, temporaries inside one operation, the allocator's fragmentation. FLOPs are those of the

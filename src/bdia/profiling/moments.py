@@ -201,12 +201,14 @@ def _updates(operations: Sequence[object]) -> list[tuple[int, int]]:
     chooses anew in each block. Only what is alive at the most in a run is the same in all blocks.
     """
     runs: list[tuple[int, int]] = []
-    begun = -1
+    open_ones: list[int] = []  # an update may hold another: `Float32Master`'s that of the optimizer in it
     for at, operation in enumerate(operations):
         if operation is UPDATE_BEGINS:
-            begun = at
-        elif operation is UPDATE_ENDS and begun >= 0:
+            open_ones.append(at)
+        elif operation is UPDATE_ENDS and open_ones:
+            begun = open_ones.pop()
+            if open_ones:
+                continue
             joined = runs and begun - runs[-1][1] <= 2
             runs.append((runs.pop()[0] if joined else begun, at))
-            begun = -1
     return runs

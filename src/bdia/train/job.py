@@ -68,6 +68,7 @@ UNHASHED_KEYS = (
 )
 ADDED_KEYS = {  # younger than the hash: at this value a run is what it was without the key
     "optimizer.in_backward": False,
+    "optimizer.float32_master": False,
     "trainer.strategy": "auto",
     "trainer.num_nodes": 1,
     "stack.tile": None,

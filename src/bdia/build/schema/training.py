@@ -16,6 +16,7 @@ class Optimizer(TypedDict, total=False):
     """What every optimizer takes beside its own settings."""
 
     in_backward: FLAG
+    float32_master: FLAG
 
 
 class SetAdam(TypedDict, total=False):
