@@ -233,7 +233,6 @@ def test_automatic_bits_are_those_that_int32_holds():
     [
         ({"stream": "int16"}, r"stream='int16'.*float32, int32.*stack\.stream"),
         ({"stream": "int32", "bits": None}, r"bits is null.*stack\.bits=14"),
-        ({"stream": "int32", "kernel": "triton"}, r"no kernel in Triton.*stack\.kernel"),
         ({"stream": "int32", "bits": 25}, r"bits=25.*1 to 24.*stack\.bits"),
         ({"bits": 21}, r"bits=21.*1 to 20.*stack\.bits"),
     ],

@@ -20,41 +20,49 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def interpreted(which):
+def interpreted(which, stream, against="eager"):
     """Run `helpers.triton_cases` in a process of its own: Triton reads the variable once, when it is imported."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"}
-    command = [sys.executable, "-m", "helpers.triton_cases", which]
+    command = [sys.executable, "-m", "helpers.triton_cases", which, stream, against]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
+STREAMS = pytest.mark.parametrize("stream", ["float32", "int32"])
+
+
 @needs_triton
-def test_the_interpreted_kernels_give_the_bits_of_the_eager_ones():
-    assert interpreted("few") == "2 cases agree\n"
+@STREAMS
+def test_the_interpreted_kernels_give_the_bits_of_the_eager_ones(stream):
+    assert interpreted("few", stream) == "2 cases agree\n"
 
 
 @needs_triton
 @pytest.mark.slow
-def test_the_interpreted_kernels_do_so_for_every_gamma_shape_and_dtype():
-    assert interpreted("all") == "13 cases agree\n"
+@STREAMS
+@pytest.mark.parametrize("against", ["compiled", "eager"])
+def test_the_interpreted_kernels_do_so_for_every_gamma_shape_and_dtype(stream, against):
+    assert interpreted("all", stream, against) == "13 cases agree\n"
 
 
 @needs_triton
 @pytest.mark.gpu
 @on_gpu
+@STREAMS
 @pytest.mark.parametrize("against", ["compiled", "eager"])
-def test_native_kernels_give_the_bits_of_the_others_on_a_gpu(against):
-    assert check_updates("triton", "cuda", against) == 13
+def test_native_kernels_give_the_bits_of_the_others_on_a_gpu(stream, against):
+    assert check_updates("triton", "cuda", against, stream=stream) == 13
 
 
 @needs_triton
 @pytest.mark.gpu
 @on_gpu
+@STREAMS
 @pytest.mark.parametrize("against", ["compiled", "eager"])
-def test_native_kernels_give_the_same_bits_on_a_large_stream(against):
+def test_native_kernels_give_the_same_bits_on_a_large_stream(stream, against):
     (found, x_prev, rebuilt), (wanted, _, _) = (
-        update(["1/2", "-1/2"] * 16, (197, 512), kernel, "cuda") for kernel in ("triton", against)
+        update(["1/2", "-1/2"] * 16, (197, 512), kernel, "cuda", stream=stream) for kernel in ("triton", against)
     )
     assert torch.equal(rebuilt, x_prev)
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
@@ -75,8 +83,10 @@ def test_without_triton_they_are_refused_with_the_key_to_change(monkeypatch):
 
 
 @needs_triton
-def test_a_planner_needs_no_device_for_them():
+@STREAMS
+def test_a_planner_needs_no_device_for_them(stream):
     with fake_tensors():
         x = torch.empty(2, 5, 24)
-        rule = BdiaStack(make_blocks(2))._rule(1, 1, x, 9, True)
-        assert update_kernel(rule, x, x, x, True, True, "triton").packed.shape == (2, 1, 15)
+        state = torch.empty(x.shape, dtype=getattr(torch, stream))
+        rule = BdiaStack(make_blocks(2), stream=stream)._rule(1, 1, x, 9, True)
+        assert update_kernel(rule, state, state, x, True, True, "triton").packed.shape == (2, 1, 15)

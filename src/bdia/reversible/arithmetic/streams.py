@@ -124,18 +124,14 @@ FLOAT32, INT32 = FloatStream(), IntegerStream()
 STREAMS: dict[str, Stream] = {stream.name: stream for stream in (FLOAT32, INT32)}
 
 
-def stream_named(name: str, bits: int | str | None, kernel: str, prefix: str = "stack.") -> Stream:
+def stream_named(name: str, bits: int | str | None, prefix: str = "stack.") -> Stream:
     """Return a form by its name.
 
     Raises:
-        ValueError: there is no such one, or it has no grid or no kernel of the kind asked for.
+        ValueError: there is no such one, or it has no grid.
     """
     if name not in STREAMS:
         raise InvalidValueError(f"stream={name!r}: wanted one of {', '.join(STREAMS)}; set {prefix}stream")
     if name == INT32.name and bits is None:
         raise InvalidValueError(f"stream=int32 counts units of a grid, and bits is null: set {prefix}bits=14")
-    if name == INT32.name and kernel == "triton":
-        raise InvalidValueError(
-            f"stream=int32 has no kernel in Triton: set {prefix}kernel=auto, compiled or eager, of equal bits"
-        )
     return STREAMS[name]

@@ -184,11 +184,18 @@ def _fused_forward(
     found, side = exact_step(x_prev, x_curr, y, c)
     found = torch.as_strided(found, found.shape, found.stride())  # one tensor to the compiler: made once, then reduced
     x_next.copy_(found)
-    peaks.copy_(found.abs().amax((1, 2)))
+    _reduce(found.abs(), side, x_prev.view(torch.int32), packed, peaks, sums)
+
+
+def _reduce(
+    reach: Tensor, side: Tensor, words: Tensor, packed: Tensor | None, peaks: Tensor, sums: Tensor | None
+) -> None:
+    """Write what a forward kernel finds beside x_next, sample by sample; `words` are x_prev's bits."""
+    peaks.copy_(reach.amax((1, 2)))
     if packed is not None:
         packed.copy_(pack_lanes(side, packed.shape[1]))
     if sums is not None:
-        sums.copy_(x_prev.view(torch.int32).sum((1, 2), dtype=torch.int32))  # `bit_sum`, sample by sample
+        sums.copy_(words.sum((1, 2), dtype=torch.int32))  # `bit_sum`
 
 
 def _fused_inverse(x: Tensor, x_curr: Tensor, y: Tensor, packed: Tensor, c: Coefficients) -> None:
@@ -207,11 +214,7 @@ def _fused_integer_forward(
 ) -> None:
     found, side, reach = integer_step(n_prev, n_curr, y, c)
     n_next.copy_(found)
-    peaks.copy_(reach.amax((1, 2)))
-    if packed is not None:
-        packed.copy_(pack_lanes(side, packed.shape[1]))
-    if sums is not None:
-        sums.copy_(n_prev.sum((1, 2), dtype=torch.int32))
+    _reduce(reach, side, n_prev, packed, peaks, sums)
 
 
 def _fused_integer_inverse(n: Tensor, n_curr: Tensor, y: Tensor, packed: Tensor, c: Coefficients) -> None:

@@ -63,7 +63,7 @@ class BdiaUpdates(Recomputation, LastForward):
         if not hasattr(self.gamma, "sample") or isinstance(self.gamma, type):
             raise InvalidTypeError(f'gamma={gamma!r}: wanted a law such as TwoPoint("1/2"); set {prefix}gamma')
         self.chooses_bits = self.auto_bits = bits == "auto"
-        self.stream = stream_named(stream, bits, kernel, prefix)
+        self.stream = stream_named(stream, bits, prefix)
         first, most = FIRST_BITS if bits == "auto" else bits, self.stream.range.max_bits
         self.bits = None if first is None else check_bits(first, f"{prefix}bits", most)
         if backward not in ("reversible", "stored"):
