@@ -13,8 +13,10 @@ import torch
 import torch.distributed as dist
 
 from bdia import InvalidValueError, UnsupportedError
-from bdia.build import check_run, compose
+from bdia.build import check_run, compose, load_run
+from bdia.train.checkpoints import WholeCheckpointIO
 from bdia.train.devices import must_start
+from helpers.training_helpers import assert_same
 
 needs_gloo = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 IMAGES = "data=digits model=vit_demo optimizer=adamw +trainer.max_steps=5 trainer.max_epochs=1 data.batch_size=32"
@@ -56,7 +58,7 @@ def trained(folder, *choices, limits=LIMITS):
 def outcome(folder):
     (record,) = (folder / "results").glob("*/*.json")
     (checkpoint,) = (folder / "runs").glob("*/*/final.ckpt")
-    return json.loads(record.read_text()), torch.load(checkpoint, weights_only=True)
+    return json.loads(record.read_text()), WholeCheckpointIO().load_checkpoint(checkpoint, weights_only=True)
 
 
 def assert_same_training(found, wanted):
@@ -128,6 +130,20 @@ def held_out(record):
 
 @pytest.mark.slow
 @needs_gloo
+def test_a_checkpoint_in_shares_holds_what_one_file_holds(tmp_path):
+    run = f"{TEXT} stack=bdia trainer.devices=2 trainer.strategy=fsdp2"
+    _, wanted = trained(tmp_path / "file", run)
+    _, found = trained(tmp_path / "shares", run, "callbacks.checkpoint.sharded=true")
+    assert list((tmp_path / "shares" / "runs").glob("*/*/final.ckpt/__1_*.distcp"))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert_same(found[part], wanted[part], part)
+    (folder,) = (tmp_path / "shares" / "runs").glob("*/*/final.ckpt")
+    task = load_run(folder)
+    assert all(torch.equal(value, wanted["state_dict"][name]) for name, value in task.state_dict().items())
+
+
+@pytest.mark.slow
+@needs_gloo
 def test_gradients_that_are_exchanged_late_train_a_reversible_model_as_a_stored_one_bit_for_bit(tmp_path):
     two = f"{TEXT} stack=bdia trainer.accumulate_grad_batches=2 trainer.devices=2 trainer.strategy="
     found = trained(tmp_path / "reversible", f"{two}fsdp2_no_sync")
@@ -139,14 +155,19 @@ def test_gradients_that_are_exchanged_late_train_a_reversible_model_as_a_stored_
 
 @pytest.mark.slow
 @needs_gloo
-def test_a_sharded_training_goes_on_on_one_device(tmp_path):
-    _, checkpoint = trained(tmp_path / "two", TEXT, "stack=bdia trainer.devices=2 trainer.strategy=fsdp2")
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_sharded_training_goes_on_on_one_device(tmp_path, sharded):
+    two = f"stack=bdia trainer.devices=2 trainer.strategy=fsdp2 callbacks.checkpoint.sharded={sharded}"
+    _, checkpoint = trained(tmp_path / "two", TEXT, two)
+    (written,) = (tmp_path / "two" / "runs").glob("*/*/final.ckpt")
+    assert written.is_dir() == sharded
     trained(tmp_path / "one", TEXT, "stack=bdia")
     (last,) = (tmp_path / "one" / "runs").glob("*/*/final.ckpt")
     (last.parent / "record.json").unlink()
     for file in (tmp_path / "one" / "results").glob("*/*.json"):
         file.unlink()
-    torch.save(checkpoint, last)
+    last.unlink()
+    written.rename(last)
     assert all(torch.is_tensor(state["exp_avg"]) for state in checkpoint["optimizer_states"][0]["state"].values())
     _, found = trained(tmp_path / "one", TEXT, "stack=bdia")
     assert found["global_step"] == checkpoint["global_step"] == 5
@@ -162,6 +183,7 @@ def test_a_sharded_training_goes_on_on_one_device(tmp_path):
         ("ddp", "adamw", signal.SIGTERM),
         ("ddp", "adamw", signal.SIGUSR2),
         ("fsdp2", "adamw", signal.SIGTERM),
+        ("fsdp2 callbacks.checkpoint.sharded=true", "set_adam", signal.SIGTERM),
         ("fsdp2_no_sync", "set_adam", signal.SIGTERM),
     ],
 )

@@ -202,9 +202,11 @@ def load_config(checkpoint: Path) -> DictConfig:
     Raises:
         FileNotFoundError: the checkpoint or its config is not there. InvalidValueError: the config is not to be read.
     """
+    from bdia.models.shares import in_shares  # here: it imports torch
+
     config = checkpoint.parent / "config.yaml"
     for path in (checkpoint, config):
-        if not path.is_file():
+        if not (path.is_file() or in_shares(path)):
             raise MissingFileError(f"checkpoint={checkpoint}: {path} was not found; wanted <run folder>/final.ckpt")
     cfg = _saved_config(config)
     if "weights" in cfg.model.net:

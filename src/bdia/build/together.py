@@ -83,6 +83,11 @@ def _check_devices(config: Mapping[str, Any]) -> None:
     """Several devices have a strategy, and nothing that knows one device alone."""
     trainer, stack = config["trainer"], config["stack"]
     count, strategy = device_count(trainer) * trainer.get("num_nodes", 1), trainer.get("strategy", "auto")
+    if config["callbacks"]["checkpoint"].get("sharded") and not strategy.startswith("fsdp2"):
+        raise InvalidValueError(
+            f"callbacks.checkpoint.sharded=true with trainer.strategy={strategy}: no process holds a share of the "
+            "model; set callbacks.checkpoint.sharded=false, or trainer.strategy=fsdp2 with several devices"
+        )
     if count == 1:
         if strategy != "auto":
             raise InvalidValueError(

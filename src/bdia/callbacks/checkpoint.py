@@ -18,12 +18,13 @@ class Checkpoint(ModelCheckpoint):
     Args:
         minutes: write at the latest so long after the checkpoint before, however long an epoch is; None: never for
             this reason.
+        sharded: every process writes its share (`bdia.train.shares`); the strategy reads it.
         kwargs: those of Lightning's `ModelCheckpoint`.
     """
 
     is_due = False  # since a batch after which there was more to do, or since its time had come
 
-    def __init__(self, minutes: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, minutes: float | None = None, sharded: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.minutes = minutes
 

@@ -6,6 +6,7 @@ import gzip
 import os
 import platform
 import secrets
+import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -94,7 +95,7 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside its target: only within one file system is a rename never half done. Short, for names of 255 bytes.
-    temporary = path.with_name(f"{_mine()}{secrets.token_hex(4)}")
+    temporary = unfinished(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -103,9 +104,14 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
         if before is not None:
             before()
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unfinished(path: Path) -> Path:
+    """Return a new name beside `path` for what is being written; `remove_leftovers` knows it."""
+    return path.with_name(f"{_mine()}{secrets.token_hex(4)}")
 
 
 def write_whole(path: Path, content: "str | Iterable[bytes | np.ndarray]") -> None:
@@ -121,10 +127,13 @@ def write_whole(path: Path, content: "str | Iterable[bytes | np.ndarray]") -> No
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed writers of this machine left in a folder and those inside; the files of living ones stay."""
-    for path in folder.rglob(f"{LEFTOVER}{_host()}-*"):
+    for path in list(folder.rglob(f"{LEFTOVER}{_host()}-*")):
         pid = path.name.split("-")[2]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _mine() -> str:
@@ -135,7 +144,7 @@ def _host() -> str:
     return zlib.crc32(platform.node().encode()).to_bytes(4).hex()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Wait until the new name is on the disk; some file systems can't tell and need not."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

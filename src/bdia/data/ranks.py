@@ -20,6 +20,11 @@ def are_several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def rank() -> int:
+    """Return this process's number among those that have joined each other; 0 alone."""
+    return dist.get_rank() if are_several() else 0
+
+
 def gathered(value: Any) -> list[Any]:
     """Return a value of every process, in the order of the ranks; every process has to ask for it."""
     if not are_several():

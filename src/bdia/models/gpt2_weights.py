@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bdia import InvalidValueError, MissingFileError
+from bdia.models.shares import in_shares, read_weights_of
 
 # Hugging Face's name -> ours. Its Conv1D layers hold (inputs, outputs), the transpose of nn.Linear.
 _OUTSIDE = {
@@ -133,12 +134,22 @@ def read_weights(path: Path, key: str = "model.net.weights") -> dict[str, Any]:
     """Read a file of weights, or the one that a folder holds, onto the CPU.
 
     Args:
-        path: ends in .safetensors, or a file of `torch.save`; or a folder of model.safetensors or pytorch_model.bin.
+        path: ends in .safetensors, or a file of `torch.save`; or a folder of model.safetensors or pytorch_model.bin,
+            or of a checkpoint in shares.
         key: config key of the path, for errors.
     Raises:
         FileNotFoundError: no such file. ValueError: it cannot be read; a weight is no floating-point number, or not
         finite.
     """
+    if in_shares(path):
+        try:
+            found = read_weights_of(path)
+        except (UnpicklingError, OSError, RuntimeError, EOFError, KeyError) as error:
+            raise InvalidValueError(
+                f"{path} cannot be read as weights ({type(error).__name__}): set {key} to a whole checkpoint"
+            ) from error
+        check_values(found["state_dict"], path, key)
+        return found
     places = [path / "model.safetensors", path / "pytorch_model.bin"] if path.is_dir() else [path]
     for place in places:
         if place.is_file():

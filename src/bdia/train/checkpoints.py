@@ -1,9 +1,12 @@
-"""Checkpoints that no kill and no full disk destroys: written whole, two generations of the last one kept."""
+"""Checkpoints that no kill and no full disk destroys: written whole, two generations of the last one kept.
 
-import contextlib
+One is a file, or a folder of shares (`callbacks.checkpoint.sharded`), and each form takes the other's place.
+"""
+
 import errno
 import logging
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +18,7 @@ from typing_extensions import override
 
 from bdia import BdiaError
 from bdia.data.files import whole_file
+from bdia.models.shares import damage, in_shares, read_whole
 
 log = logging.getLogger("bdia")
 
@@ -42,9 +46,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
             CheckpointError: the disk is full or can't be written; the checkpoint before is still there.
         """
         path = Path(path)
-        keep = (lambda: _keep_before(path)) if path.name == LAST else None
         try:
-            with whole_file(path, before=keep) as file:
+            with whole_file(path, before=lambda: make_way(path)) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not _failed_to_write(error):
@@ -56,6 +59,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 "and give the same command: it goes on from there"
             ) from error
 
+    @override
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **settings: Any) -> dict[str, Any]:
+        """Read it whole, also where several processes wrote it in shares."""
+        if in_shares(Path(path)):
+            return read_whole(Path(path))
+        return super().load_checkpoint(path, *arguments, **settings)
+
 
 def _failed_to_write(error: BaseException) -> bool:
     """Tell a full disk behind torch.save, which raises a RuntimeError of its own."""
@@ -64,10 +74,30 @@ def _failed_to_write(error: BaseException) -> bool:
     return full or (isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in str(error))
 
 
+def make_way(path: Path) -> None:
+    """Free the name of a checkpoint for a new one that is on the disk; a file may stay, for it is replaced."""
+    if path.name == LAST:
+        _keep_before(path)
+    elif path.is_dir():
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _keep_before(path: Path) -> None:
     """Give the last checkpoint its second name; at no moment is there none under one of the two."""
     before = path.with_name(PREVIOUS)
     if not path.exists():
+        return
+    if before.is_dir() or path.is_dir():  # no links, and no replacing of a folder that holds something
+        remove(before)
+        os.replace(path, before)
         return
     link = path.with_name(f"{PREVIOUS}.link")
     link.unlink(missing_ok=True)
@@ -108,6 +138,8 @@ def newest_whole(run_dir: Path, finished: bool) -> Path | None:
 
 def _damage(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, None for a whole one: every byte is read and its sum compared."""
+    if path.is_dir():
+        return damage(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if (name := archive.testzip()) is not None:
@@ -122,5 +154,4 @@ def _damage(path: Path) -> str | None:
 def remove_resumable(run_dir: Path) -> None:
     """Remove the checkpoints that an interrupted run needs: its record is on the disk."""
     for name in (LAST, PREVIOUS):
-        with contextlib.suppress(FileNotFoundError):
-            (run_dir / name).unlink()
+        remove(run_dir / name)

@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from bdia import UnsupportedError
 from bdia.build.together import device_count
 from bdia.data.ranks import rank_of_environment
+from bdia.train.shares import save_shares
 
 
 def is_alone_or_first(trainer: Mapping[str, Any]) -> bool:
@@ -77,18 +78,32 @@ def follower_overrides(trainer: Mapping[str, Any]) -> list[str]:
     return ["hydra.output_subdir=null", "hydra/job_logging=stdout"]
 
 
-def strategy(name: str, count: int) -> Strategy | str:
-    """Return Lightning's strategy of the name; fsdp2 shares each weight out over all `count` processes."""
+def strategy(name: str, count: int, in_shares: bool = False) -> Strategy | str:
+    """Return Lightning's strategy of the name; fsdp2 shares each weight out over all `count` processes.
+
+    Args:
+        in_shares: write checkpoints in shares; otherwise as one file. Either can be read by any number of devices.
+    """
     if name == "ddp":
         return DDPStrategy()
     if name in ("fsdp2", "fsdp2_no_sync"):
-        kind = ModelParallelStrategy if name == "fsdp2" else LateReduction
-        # one file, which any number of devices can read
-        return kind(data_parallel_size=count, tensor_parallel_size=1, save_distributed_checkpoint=False)
+        kind = Sharded if name == "fsdp2" else LateReduction
+        return kind(data_parallel_size=count, tensor_parallel_size=1, save_distributed_checkpoint=in_shares)
     return name
 
 
-class LateReduction(ModelParallelStrategy):
+class Sharded(ModelParallelStrategy):
+    """FSDP2; a checkpoint in shares is written whole or not at all."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Write it; all processes call it."""
+        if self._save_distributed_checkpoint:
+            save_shares(checkpoint, Path(self.broadcast(filepath)))
+        else:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+
+
+class LateReduction(Sharded):
     """FSDP2 that exchanges gradients once an optimizer step; until then each process holds its own, whole."""
 
     @contextmanager

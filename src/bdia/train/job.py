@@ -65,6 +65,7 @@ UNHASHED_KEYS = (
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
     "callbacks.checkpoint.minutes",
+    "callbacks.checkpoint.sharded",
 )
 ADDED_KEYS = {  # younger than the hash: at this value a run is what it was without the key
     "optimizer.in_backward": False,
@@ -309,7 +310,8 @@ def _fit_and_test(cfg: DictConfig, recorded: dict[str, Any], run_dir: Path, foun
     loggers = build_loggers(cfg, run_dir, run_name(recorded), recorded) if leads else []
     outcome = "failed"
     try:
-        joined = strategy(cfg.trainer.get("strategy", "auto"), world_size(cfg.trainer))
+        in_shares = bool(cfg.callbacks.checkpoint.get("sharded", False))
+        joined = strategy(cfg.trainer.get("strategy", "auto"), world_size(cfg.trainer), in_shares)
         trainer = build_trainer(cfg, callbacks, loggers, run_dir, [WholeCheckpointIO(), *slurm_plugins()], joined)
         start = joined_start(trainer, task, start)
         if cfg.stack.get("memory_budget") is not None:

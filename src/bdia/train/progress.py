@@ -163,5 +163,5 @@ def say_outcome(record: RunRecord, path: Path, run_dir: Path) -> None:
     say(f"{'' if peak is None else f'peak memory {peak:,.1f} MiB, '}time {duration(record.wall_s)}")
     say(f"record: {shown_path(path.resolve())}")
     for name in ("final.ckpt", "last.ckpt"):
-        if (run_dir / name).is_file() and (name == "final.ckpt") == (record.status == "ok"):
+        if (run_dir / name).exists() and (name == "final.ckpt") == (record.status == "ok"):
             say(f"checkpoint: {shown_path(run_dir / name)}")

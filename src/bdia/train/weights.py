@@ -23,6 +23,7 @@ from bdia import InvalidValueError, MissingFileError
 from bdia.data.errors import DataNotFoundError
 from bdia.models.gpt2 import Gpt2
 from bdia.models.gpt2_weights import load_gpt2_weights, read_weights
+from bdia.models.shares import in_shares
 from bdia.results.identity import config_sha256
 
 HUB = "hf-hub:"  # timm's word for it
@@ -51,7 +52,7 @@ def find_weights(cfg: DictConfig, pretrain: Callable[[DictConfig], Path]) -> Dic
             cfg.weights["from"] = None
             found = pretrain(pretraining(cfg))
         cfg.weights.found = str(found)
-        cfg.weights.folder = str(found if found.is_dir() else found.parent)
+        cfg.weights.folder = str(found if found.is_dir() and not in_shares(found) else found.parent)
     return cfg
 
 

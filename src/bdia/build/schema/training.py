@@ -122,6 +122,7 @@ class Checkpoint(TypedDict, total=False):
     auto_insert_metric_name: FLAG
     every_n_epochs: maybe(whole(1, MANY))
     minutes: maybe(number(0, 1e5))
+    sharded: FLAG
     every_n_train_steps: maybe(SIZE)
     train_time_interval: one_of(None)
     save_on_train_epoch_end: one_of(True)
