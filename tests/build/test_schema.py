@@ -107,6 +107,12 @@ REFUSED = {
     "trainer.strategy=ddp": "trainer.strategy=ddp with one device: wanted auto",
     "trainer.accelerator=tpu": "trainer.accelerator=tpu: wanted one of auto, cpu, gpu, cuda",
     "trainer.precision=16-true": "trainer.precision=16-true: wanted one of",
+    "trainer.precision=bf16-true": "trainer.precision=bf16-true: wanted one of 32-true, 32, bf16-mixed, 16-mixed, 32 "
+    "(a stream in bf16 has too few bits for the grid",
+    "trainer.strategy=tensor_parallel": "trainer.strategy=tensor_parallel: wanted one of auto, ddp, fsdp2, "
+    "fsdp2_no_sync (this project's models keep queries, keys and values in one matrix",
+    "trainer.strategy=context_parallel": "trainer.strategy=context_parallel: wanted one of auto, ddp, fsdp2, "
+    "fsdp2_no_sync (no task here cuts a text over devices",
     "trainer.precision=16-mixed trainer.accelerator=cpu": "trainer.precision=16-mixed: float16 needs a CUDA GPU",
     "trainer.accumulate_grad_batches=0": "trainer.accumulate_grad_batches=0: wanted a whole number of at least 1",
     "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1: wanted a number above 0",

@@ -105,6 +105,47 @@ def test_rebuilding_exchanges_nothing_more_under_fsdp2(tmp_path):
             assert counts == {"c10d._allgather_base_": 2 * DEPTH, "c10d._reduce_scatter_base_": DEPTH}
 
 
+def with_policy(backward, casts_inputs, rank):
+    """Gradients under FSDP2's own policy: layers' weights gathered in bf16, their norms' in float32."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh, stack, seen = init_device_mesh("cpu", (RANKS,)), stack_of(backward), set()
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=casts_inputs)
+    for block in stack:
+        block.mlp[0].register_forward_pre_hook(lambda layer, _: seen.add(layer.weight.dtype))
+        if not casts_inputs:  # torch has no norm of a float32 stream with bf16 weights on a CPU
+            fully_shard(block.norm1, mesh=mesh)
+            fully_shard(block.norm2, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(stack, mesh=mesh)
+    torch.manual_seed(rank)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = stack(sample_of(rank))
+    loss_of(out).backward()
+    return [whole(p.grad) for p in stack.parameters()], seen, out.dtype
+
+
+def work_policy(rank, port, folder):
+    join(rank, port)
+    for casts_inputs in (True, False):
+        found = {backward: with_policy(backward, casts_inputs, rank) for backward in ("reversible", "stored")}
+        torch.save(found, f"{folder}/{casts_inputs}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_under_fsdp2_s_bf16_policy_reversible_gradients_equal_stored_ones(tmp_path):
+    mp.spawn(work_policy, args=(free_port(), str(tmp_path)), nprocs=RANKS)
+    for casts_inputs in (True, False):
+        for rank in range(RANKS):
+            kinds = torch.load(tmp_path / f"{casts_inputs}-{rank}.pt", weights_only=False)
+            (found, seen, dtype), (wanted, _, _) = kinds["reversible"], kinds["stored"]
+            assert seen == {torch.bfloat16} and dtype == torch.float32
+            assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+            assert all(g.abs().sum() > 0 for g in wanted)
+
+
 # --- converted models: the blocks of docs/trainers.md ---
 
 PAGE = {"ddp": "DistributedDataParallel", "fsdp2": "FSDP2"}

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from bdia import InvalidValueError
 from bdia.build.schema import data, model, run, training
 from bdia.build.schema.fields import wanted_of
+from bdia.build.schema.training import WHY
 
 SCHEMAS: dict[str, Any] = {**run.SCHEMAS, **data.SCHEMAS, **model.SCHEMAS, **training.SCHEMAS}
 MISSING = "???"  # Hydra's word for a value that something else sets
@@ -41,8 +42,15 @@ def check_values(target: str, node: Mapping[str, Any], place: str) -> bool:
             wanted = wanted_of(get_type_hints(SCHEMAS[target], include_extras=True).get(key))
             if fault["type"] == "missing":
                 raise InvalidValueError(f"{path} is missing: {target} needs it; set {path}") from None
-            raise InvalidValueError(f"{path}={shown(node[key])}: wanted {wanted}; set {path}") from None
+            why = _why(target, key, node[key])
+            raise InvalidValueError(f"{path}={shown(node[key])}: wanted {wanted}{why}; set {path}") from None
     return True
+
+
+def _why(target: str, key: str, value: Any) -> str:
+    """Return why a value that someone may expect is not there; "" for others."""
+    reasons = WHY.get((target, key), {})
+    return f" ({reasons[value]})" if isinstance(value, str) and value in reasons else ""
 
 
 @cache

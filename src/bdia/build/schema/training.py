@@ -94,6 +94,20 @@ class Trainer(TypedDict, total=False):
     model_registry: one_of(None)
 
 
+_OWN_MODELS = "this project's models keep queries, keys and values in one matrix; docs/trainers.md has it for others"
+WHY = {  # values that someone may expect, and why there are none
+    ("lightning.pytorch.Trainer", "strategy"): {
+        "tensor_parallel": _OWN_MODELS,
+        "context_parallel": "no task here cuts a text over devices; docs/trainers.md has it for a model of your own",
+        "fsdp": "the strategy is called fsdp2",
+    },
+    ("lightning.pytorch.Trainer", "precision"): {
+        "bf16-true": "a stream in bf16 has too few bits for the grid; bf16-mixed computes the layers in bf16",
+        "16-true": "a stream in float16 has too few bits for the grid; bf16-mixed computes the layers in bf16",
+    },
+}
+
+
 class AtBatch(TypedDict, total=False):
     """A measurement at one batch."""
 

@@ -93,6 +93,16 @@ def held_states(held: list[int], dropped: int) -> str:
     )
 
 
+def refuse_shared_out(x: Tensor) -> None:
+    """Raise RuntimeError for a stream that several processes share out as a DTensor."""
+    if hasattr(x, "device_mesh"):
+        raise UnsupportedError(
+            f"the residual stream is a DTensor, {getattr(x, 'placements', '')}: the step works on the numbers that a "
+            "process holds. Let the layers take and return ordinary tensors (in a plan for parallelize_module: "
+            "use_local_output=True, no SequenceParallel), or use a StandardStack, or bdia.revert"
+        )
+
+
 def refuse_batched(grad: Tensor) -> None:
     """Raise RuntimeError for gradients that torch.func or is_grads_batched batches."""
     if _functorch.is_functorch_wrapped_tensor(grad) or _functorch.is_legacy_batchedtensor(grad):

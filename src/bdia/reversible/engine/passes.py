@@ -113,6 +113,7 @@ class Pass:
     """
 
     def __init__(self, settings: PassSettings, x: Tensor) -> None:
+        checks.refuse_shared_out(x)
         settings.log.start()
         self.settings, self.errors = settings, settings.log.errors
         self.states: dict[int, Tensor] = {}
