@@ -32,6 +32,8 @@ class ConfigSteps:
         self._batch_settings = tokens, "cpu", num_classes, vocab_size
         self._configs: dict[tuple[str, ...], DictConfig] = {}
         self._moments: dict[tuple, Moments] = {}
+        self._whole: dict[tuple, Moments] = {}
+        self._alike: dict[tuple[str, ...], bool] = {}
         self._costs: dict[tuple, StepCost] = {}
 
     def cost(self, stack: tuple[str, ...], batch: int, depths: tuple[int, ...]) -> StepCost:
@@ -52,21 +54,25 @@ class ConfigSteps:
 
     def moments(self, stack: tuple[str, ...], batch: int, depths: tuple[int, ...]) -> Moments:
         """Return what is alive after each operation of a step; the arguments are those of `cost`."""
-        cfg = self.config(stack, depths)
-        found = None
-        if self.alike(stack) and len(depths) == len(_depth_keys(cfg)):
-            keep = cfg.stack.get("keep", 0)
-            found = alike_moments(lambda short, kept: self._trace(stack, batch, short, kept), depths, keep)
-        return found or self._trace(stack, batch, depths)
+        key = stack, batch, depths
+        if key not in self._whole:
+            cfg, found = self.config(stack, depths), None
+            if self.alike(stack) and len(depths) == len(_depth_keys(cfg)):
+                keep = cfg.stack.get("keep", 0)
+                found = alike_moments(lambda short, kept: self._trace(stack, batch, short, kept), depths, keep)
+            self._whole[key] = found or self._trace(stack, batch, depths)
+        return self._whole[key]
 
     def alike(self, stack: tuple[str, ...]) -> bool:
         """Whether a stack treats all blocks in the same way, but for trailing ones that keep their activations."""
-        settings = self.config(stack, None).stack
-        row = BY_CLASS[_class_name(settings)]
-        by_place = "gamma" in settings and issubclass(
-            getattr(reversible, _class_name(settings.gamma)), reversible.PerBlock
-        )
-        return row.alike and not by_place and isinstance(settings.get("keep", 0), int)
+        if stack not in self._alike:
+            settings = self.config(stack, None).stack
+            row = BY_CLASS[_class_name(settings)]
+            by_place = "gamma" in settings and issubclass(
+                getattr(reversible, _class_name(settings.gamma)), reversible.PerBlock
+            )
+            self._alike[stack] = row.alike and not by_place and isinstance(settings.get("keep", 0), int)
+        return self._alike[stack]
 
     def config(self, stack: tuple[str, ...], depths: tuple[int, ...] | int | None) -> DictConfig:
         """Return the config with a stack; None leaves the depth as it is."""

@@ -143,6 +143,7 @@ class Recorder(StorageMeter):
         self.before, self.flops, self.backward = self.alive, 0, False
         self.held: list[tuple[int, int]] = []  # where backward begins: number of operations before, bytes alive
         self._sizes = [(p, p.nbytes) for p in self.parameters]
+        self._gradients = self._bytes_of_gradients()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Run the operation and note what is alive after it."""
@@ -159,8 +160,13 @@ class Recorder(StorageMeter):
         self.flops += count_flops(func, args, kwargs or {}, results)
         moments.operations.append(func)
         moments.alive.append(self.alive)
-        moments.gradients.append(sum(size for p, size in self._sizes if p.grad is not None))
+        if len(moments.phases) > 1:  # no gradient comes or goes in the first forward
+            self._gradients = self._bytes_of_gradients()
+        moments.gradients.append(self._gradients)
         return results
+
+    def _bytes_of_gradients(self) -> int:
+        return sum([size for p, size in self._sizes if p.grad is not None])
 
     def _note(self, storage: UntypedStorage) -> None:
         if id(storage) not in self.live:
