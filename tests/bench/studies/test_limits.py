@@ -106,3 +106,13 @@ def test_on_a_gpu_a_step_is_taken_within_the_memory(tmp_path):
     (found,) = next(limits.measure(asked))
     torch.cuda.set_per_process_memory_fraction(1.0)
     assert found["ran"] == 8 and 0 < found["peak"] <= found["reserved"] <= 2**29
+
+
+@pytest.mark.parametrize(("key", "value"), [("fit_depth", None), ("fit_depth", "many")])
+def test_a_record_whose_settings_are_no_sizes_is_refused_with_the_key(tmp_path, key, value):
+    path = record(tmp_path, ROW)
+    whole = json.loads((tmp_path / "planned.json").read_text())
+    whole["settings"] = {**FIT, key: value} if value else {name: FIT[name] for name in FIT if name != key}
+    (tmp_path / "planned.json").write_text(json.dumps(whole))
+    with pytest.raises(InvalidValueError, match=rf"settings\.{key}: .*; wanted a record of bdia study name=length"):
+        limits.read_plans(limits.Arguments(record=path, ways=["bdia_in_backward"], questions=["largest batch"]))

@@ -29,6 +29,17 @@ class Size:
     batch: int
 
 
+@dataclass(frozen=True)
+class FitSizes:
+    """What limits were planned for: these settings of the study `length`, whose `Arguments` says what each means."""
+
+    fit_model: str
+    fit_vocabulary: int
+    fit_depth: int
+    fit_tokens: int
+    fit_batch: int
+
+
 class Steps:
     """Plans steps of a language model; its positions follow the tokens.
 

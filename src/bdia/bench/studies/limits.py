@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from bdia import InvalidValueError, MissingFileError
-from bdia.bench.studies.largest import QUESTIONS, size_of, unit_of
+from bdia.bench.studies.largest import QUESTIONS, FitSizes, size_of, unit_of
 from bdia.bench.studies.whole_step import WAYS
 from bdia.build import compose
 from bdia.profiling.sizes import GIB
@@ -64,23 +64,36 @@ def measure(arguments: Arguments) -> Iterator[list[dict[str, Any]]]:
         yield [lowered(row, arguments, partial(take, row, settings))]
 
 
-def read_plans(arguments: Arguments) -> tuple[SimpleNamespace, list[dict[str, Any]]]:
+def read_plans(arguments: Arguments) -> tuple[FitSizes, list[dict[str, Any]]]:
     """Return the settings of the record and its rows that were asked for.
 
     Raises:
-        FileNotFoundError: there is no record. ValueError: an argument names nothing that was planned.
+        FileNotFoundError: there is no record. ValueError: its settings are none of the study `length`; an argument
+            names nothing that was planned.
     """
     found = arguments.record or max(map(str, LENGTH.glob("*.json")), default="")
     if not found:
         raise MissingFileError(f"{LENGTH}: no record there; run bdia study name=length, or set record")
     record = json.loads(Path(found).read_text(encoding="utf-8"))
+    settings = _read_settings(found, record["settings"])
     rows = [row for row in record["rows"] if row["question"] in QUESTIONS]
     for key, column in COLUMNS.items():
         asked, known = getattr(arguments, key), {row[column] for row in rows}
         if unknown := [value for value in asked if value not in known]:
             raise InvalidValueError(f"{key}={unknown}: {found} planned for {sorted(known)}; set {key}")
         rows = [row for row in rows if row[column] in asked]
-    return SimpleNamespace(**record["settings"]), [row for row in rows if row["largest"]]
+    return settings, [row for row in rows if row["largest"]]
+
+
+def _read_settings(path: str, settings: Mapping[str, Any]) -> FitSizes:
+    try:
+        return TypeAdapter(FitSizes).validate_python(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise InvalidValueError(
+            f"{path}: settings.{key}: {first['msg']}; wanted a record of bdia study name=length; set record"
+        ) from error
 
 
 def lowered(row: Mapping[str, Any], arguments: Arguments, taken: Callable[[int], Mapping[str, Any]]) -> dict[str, Any]:
@@ -101,7 +114,7 @@ def lowered(row: Mapping[str, Any], arguments: Arguments, taken: Callable[[int],
     return found | {"ran": 0}
 
 
-def take(row: Mapping[str, Any], settings: Any, largest: int) -> dict[str, Any]:
+def take(row: Mapping[str, Any], settings: FitSizes, largest: int) -> dict[str, Any]:
     """Take two steps of a planned size on the GPU; return bytes at the allocator's peak, and seconds of the second."""
     size = size_of(row["question"], largest, settings)
     sizes = [f"model.net.depth={size.depth}", f"model.net.positions={size.tokens}"]
