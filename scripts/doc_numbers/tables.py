@@ -45,7 +45,8 @@ TITLES = {
     "peak": "peak, MiB", "held": "held, MiB", "ms": "step, ms", "activations": "activations at the peak, MiB",
     "x_standard": "x standard", "x_checkpoint": "x checkpointing", "peak_mib": "peak, MiB", "held_mib": "held, MiB",
     "busy_ms": "kernels, ms", "largest_batch": "largest batch", "largest_depth": "largest depth",
-    "relative_flops": "FLOPs to standard's", "gradients": "gradients, MiB", "added": "added by the step, MiB", "first_step_s": "first step, s",
+    "relative_flops": "FLOPs to standard's", "gradients": "gradients, MiB",
+    "added": "added by the step, MiB", "first_step_s": "first step, s",
 }  # fmt: skip
 
 
