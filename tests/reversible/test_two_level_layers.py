@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from torch import Tensor
 
 import bdia
 from helpers.loop_model import LoopModel, step
@@ -63,8 +64,9 @@ def test_between_forward_and_backward_one_stream_a_segment_is_held(segments, kep
         assert live.sizes().count(x.nbytes) == kept, "what was rebuilt is given away"
 
 
-def test_a_loop_that_changes_the_stream_between_layers_starts_new_segments():
-    settings = {"between": lambda x, k: x * 1.5 if k == 2 else x}
+@pytest.mark.parametrize("change", [torch.mul, Tensor.mul_], ids=["anew", "in place"])
+def test_a_loop_that_changes_the_stream_between_layers_starts_new_segments(change):
+    settings = {"between": lambda x, k: change(x, 1.5) if k == 2 else x}
     x, (standard, changed) = make_tokens(), both(8, 1, **settings)
     assert_bit_equal(step(changed, x), step(standard, x))
 

@@ -77,7 +77,7 @@ class TwoLevelChain:
             )
         self.name, self.starts = spec.name, frozenset(part * depth // wanted for part in range(wanted))
         self._batch_dim = spec.batch_dim or 0
-        self._open: tuple[weakref.ref[_Segment], int, weakref.ref[Tensor]] | None = None
+        self._open: tuple[weakref.ref[_Segment], int, weakref.ref[Tensor], int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": None}
@@ -103,14 +103,14 @@ class TwoLevelChain:
                 f"layer {place} ({type(layer).__name__}) of {self.name} returned no tensor of its first argument's "
                 "shape: name another chain with layers="
             ) from error
-        self._open = weakref.ref(segment), place + 1, weakref.ref(y)
+        self._open = weakref.ref(segment), place + 1, weakref.ref(y), y._version
         return call.finish(y)
 
     def _segment(self, place: int, x: Tensor) -> "_Segment":
-        """Return the open segment where the layer goes on from the last one's output, else a new one."""
+        """Return the open segment where the layer goes on from the last one's unchanged output, else a new one."""
         if self._open is not None and place not in self.starts:
-            segment, following, handed = self._open[0](), self._open[1], self._open[2]()
-            if segment is not None and handed is x and following == place:
+            segment, following, handed, version = self._open[0](), self._open[1], self._open[2](), self._open[3]
+            if segment is not None and handed is x and following == place and x._version == version:
                 return segment
         return _Segment(x)
 
