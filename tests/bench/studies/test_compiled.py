@@ -1,8 +1,13 @@
 """The study of compiled layers: what the compiler kept is what its budget says, and a way that fails says so."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
+from bdia import InvalidValueError
 from bdia.bench.studies import compiled
 from bdia.bench.studies.whole_step import IN_BACKWARD, build
 from bdia.profiling.allocator_peak import allocator_peak
@@ -32,6 +37,26 @@ def test_the_whole_step_s_peak_is_the_meter_s_but_for_what_operations_need_insid
     with meter:
         work.step()
     assert meter.peak - before <= allocator_peak(work.step) <= 1.2 * (meter.peak - before)
+
+
+def test_the_profiler_says_nothing_on_the_terminal():
+    code = "import torch; from bdia.profiling.allocator_peak import allocator_peak; allocator_peak(lambda: torch.ones(3))"
+    environment = {key: value for key, value in os.environ.items() if key != "KINETO_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"layer_budgets": [0.5, 2]}, r"layer_budgets=\[2\]: wanted shares from 0 to 1; set layer_budgets"),
+        ({"whole_budgets": [-0.1]}, r"whole_budgets=\[-0.1\]: wanted shares from 0 to 1; set whole_budgets"),
+        ({"depths": [0]}, "model.net.depth=0: wanted"),
+    ],
+)
+def test_a_wrong_setting_is_an_error_and_not_a_row(wrong, said):
+    with pytest.raises(InvalidValueError, match=said):
+        next(compiled.measure(compiled.Arguments(**vars(SMALL) | wrong)))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import torch._dynamo.config
 import torch._functorch.config
 import torch._inductor.compile_fx
 
-from bdia import UnsupportedError
+from bdia import InvalidValueError, UnsupportedError
 from bdia.bench.studies.whole_step import BDIA, IN_BACKWARD, build, times
 from bdia.profiling.allocator_peak import allocator_peak
 from bdia.profiling.sizes import MIB
@@ -125,7 +125,13 @@ def measure(arguments: Arguments) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of each depth, a way each; `added` is what the step adds to weights and optimizer state.
 
     A way that does not work has `refused` in place of numbers: a sentence that says why.
+
+    Raises:
+        InvalidValueError: a budget is no share; what building a model raises.
     """
+    for key in ("layer_budgets", "whole_budgets"):
+        if wrong := [budget for budget in getattr(arguments, key) if not 0 <= budget <= 1]:
+            raise InvalidValueError(f"{key}={wrong}: wanted shares from 0 to 1; set {key}")
     for depth in arguments.depths:
         with torch._dynamo.config.patch(recompile_limit=RECOMPILES):
             yield _rows(arguments, depth)
@@ -135,8 +141,8 @@ def _rows(arguments: Arguments, depth: int) -> list[dict[str, Any]]:
     rows, steps = {}, {}
     for way in ways(arguments):
         row = {"depth": depth, "label": way.label, "stack": way.stack, "graph": way.graph, "budget": way.budget}
+        work = build(arguments, (*STACKS[way.stack], IN_BACKWARD), depth)
         try:
-            work = build(arguments, (*STACKS[way.stack], IN_BACKWARD), depth)
             rows[way] = row | _measured(work, way, depth, arguments)
             steps[way] = work.step
         except Exception as error:  # whatever compilers raise; a way that does not work is a row that says so
