@@ -28,6 +28,8 @@ KEYS_REFUSED = {
     "+weights.pretrain.optimizer.lr=1": "weights.from is missing",
     "trainer.min_epochs=1": "trainer.min_epochs=1: no file of configs/ has this key, but something reads it; write "
     "+trainer.min_epochs=1",
+    "hydra.launcher.part=gpu": "hydra.launcher.part=gpu: no file of configs/ has this key; write "
+    "+hydra.launcher.part=gpu if hydra.launcher reads it",
     "~stack.nothing": "~stack.nothing: there is no such key",
     "+stack=bdia": "+stack=bdia: it is chosen already; leave the + out",
     "+optimizer=adamw": "+optimizer=adamw: it is chosen already; leave the + out",

@@ -104,6 +104,18 @@ TWO = ("trainer.devices=2", "trainer.strategy=ddp")
             r"nodes=3 with trainer\.num_nodes=1.*set hydra\.launcher\.nodes=1",
         ),
         (("submitit_slurm", *TWO), UnsupportedError, r"srun was not found.*submitit_local"),
+        (
+            ("submitit_local", "+hydra.launcher.timeout_minutes=3"),
+            InvalidValueError,
+            r"hydra.launcher.timeout_minutes: hydra/launcher=submitit_local reads no timeout_minutes; did you mean "
+            r"hydra.launcher.timeout_min\?",
+        ),
+        (
+            ("submitit_local", "+hydra.launcher.gres=gpu"),
+            InvalidValueError,
+            "reads no gres; leave it out; it reads submitit_folder, ",
+        ),
+        (("submitit_slurm", "+hydra.launcher.gres=gpu"), UnsupportedError, "srun was not found"),
     ],
 )
 def test_what_a_launcher_cannot_start_is_refused_by_name(choices, error, message, monkeypatch):

@@ -107,6 +107,8 @@ def _unknown_key(found: re.Match, overrides: list[str], text: str) -> str:
         compose([f"+{given}" if o == given else o for o in overrides])
     except InvalidValueError as error:
         return str(error)
+    if given.startswith("hydra."):  # Hydra's own part, which `check_keys` leaves to it
+        return f"{given}: no file of configs/ has this key; write +{given} if {found[1].rpartition('.')[0]} reads it"
     return f"{given}: no file of configs/ has this key, but something reads it; write +{given}"
 
 

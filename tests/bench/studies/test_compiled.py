@@ -40,9 +40,9 @@ def test_the_whole_step_s_peak_is_the_meter_s_but_for_what_operations_need_insid
 
 
 def test_the_profiler_says_nothing_on_the_terminal():
-    code = "import torch; from bdia.profiling.allocator_peak import allocator_peak; allocator_peak(lambda: torch.ones(3))"
-    environment = {key: value for key, value in os.environ.items() if key != "KINETO_LOG_LEVEL"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    code = "import torch; from bdia.profiling.allocator_peak import allocator_peak as peak; peak(lambda: torch.ones(3))"
+    environ = {key: value for key, value in os.environ.items() if key != "KINETO_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
 
 
