@@ -36,6 +36,9 @@ def regularised(seeds=(0, 1, 2)):
     return records
 
 
+LEFT = {1: ("1/4", 2.0), 2: ("1/2", 1.0)}  # place: gamma and validation loss
+
+
 def test_each_group_of_trials_is_one_row_and_the_least_validation_loss_is_chosen():
     (experiment,) = gather(regularised())
     rows = {(row[0], row[1]): row for row in table(experiment).rows}
@@ -57,6 +60,17 @@ def test_the_choice_is_compared_with_nothing_pair_by_pair_and_corrected_over_the
     assert table(experiment).rows[0][-1] == "\N{EN DASH}"  # nothing beside itself
     (single,) = gather(regularised(seeds=(0,)))
     assert table(single).rows[2][-1] == "+10.00 (one pair)"
+
+
+def test_a_study_that_is_not_finished_compares_with_nothing_and_not_with_its_first_single_trial():
+    runs = [run("regularisers_cifar10_few", STANDARD, 1.0, 50, at=0, dropout=0.1)]
+    runs += [run("regularisers_cifar10_few", BDIA, loss, 60, at=at, gamma=g) for at, (g, loss) in LEFT.items()]
+    rows = {row[0]: row for row in table(gather(runs)[0]).rows}
+    assert rows["standard (ViT), dropout 0.1"][1:3] == ["\N{EN DASH}", "\N{EN DASH}"]
+    assert all(len(row) == 6 for row in rows.values()), "no accuracy minus nothing's"
+    (experiment,) = gather([*runs, run("regularisers_cifar10_few", STANDARD, 2.0, 45, at=9)])
+    rows = {row[1]: row for row in table(experiment).rows}
+    assert rows["gamma 1/4, 1/2"][-1] == "+15.00 (one pair)"
 
 
 def test_a_choice_at_the_edge_of_what_was_tried_is_said():

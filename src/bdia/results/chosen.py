@@ -36,11 +36,13 @@ class Group:
     Args:
         key: the setting that is tried at several values; None where there is one trial.
         trials: by the value of `key`.
+        is_plain: whether its runs have none of the settings that the study tries.
     """
 
     name: str
     key: str | None
     trials: Mapping[object, Variant]
+    is_plain: bool
 
     @property
     def chosen(self) -> object:
@@ -55,9 +57,9 @@ class Group:
 
     @property
     def tried(self) -> str:
-        """The setting and its values, e.g. "dropout 0.1, 0.2, 0.3"; "nothing" where there is none."""
+        """The setting and its values, e.g. "dropout 0.1, 0.2, 0.3"; "nothing"; a dash for one trial."""
         if self.key is None:
-            return "nothing"
+            return "nothing" if self.is_plain else NONE
         name = "gamma" if self.key == GAMMA else self.key.rpartition(".")[2].replace("_", " ")
         return f"{name} {', '.join(map(str, sorted(self.trials, key=_number)))}"
 
@@ -89,13 +91,13 @@ def _group(others: Settings, used: tuple[str, ...], variants: Sequence[Variant])
     key = next((key for key in used if len({value[key] for value in values}) > 1), None)
     held = tuple(pair for pair in variants[0].settings if pair in others or (pair[0] in used and pair[0] != key))
     trials = {value[key] if key else None: one for value, one in zip(values, variants, strict=True)}
-    return Group(label(variants[0].example, held), key, trials)
+    return Group(label(variants[0].example, held), key, trials, is_plain=not used)
 
 
 def table(experiment: Experiment) -> Table:
     """Return one row per group: what was tried, what was chosen, and its result beside that of nothing at all."""
     found = groups(experiment)
-    plain = next((group.trials[None] for group in found if group.key is None), None)
+    plain = next((group.trials[None] for group in found if group.is_plain), None)
     pairs = [None if plain is None else _paired(group, plain) for group in found]
     corrected = holm([pair.p if pair else float("nan") for pair in pairs])
     rows = [_row(group, pair, p) for group, pair, p in zip(found, pairs, corrected, strict=True)]
