@@ -141,6 +141,11 @@ def test_every_committed_plan_names_the_code_that_made_it():
             "devices=2 with optimizer.in_backward=true: FSDP2 exchanges whole gradients before the step; set devices=1 "
             "or optimizer.in_backward=false",
         ),
+        (
+            ["model=hf", "hf.config=llama", "precision=bf16-mixed", "optimizer.float32_master=true"],
+            "precision=bf16-mixed with optimizer.float32_master=true: the weights are float32 already; set "
+            "precision=bf16-true or optimizer.float32_master=false",
+        ),
         (["model=hf"], "hf.config is missing"),
         (["model=hf", "hf.config=nonesuch"], "hf.config=nonesuch: wanted a config.json"),
         (["model=hf", "hf.config=llama", "stack=bdia"], "stack=bdia: model=hf reads hf.KEY=..., optimizer=..."),

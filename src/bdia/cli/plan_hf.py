@@ -53,6 +53,11 @@ def make_hf_plan(words: Sequence[str], arguments: HfArguments) -> HfPlan:
             f"devices={arguments.devices} with optimizer.in_backward=true: FSDP2 exchanges whole gradients before the "
             "step; set devices=1 or optimizer.in_backward=false"
         )
+    if arguments.precision in ("32-true", "bf16-mixed") and cfg.optimizer.get("float32_master"):
+        raise InvalidValueError(
+            f"precision={arguments.precision} with optimizer.float32_master=true: the weights are float32 already; set "
+            "precision=bf16-true or optimizer.float32_master=false"
+        )
     for key in ("batch", "tokens"):
         if getattr(arguments, key) < 1:
             raise InvalidValueError(f"{key}={getattr(arguments, key)}: wanted at least 1; set {key}")
