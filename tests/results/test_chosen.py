@@ -86,6 +86,18 @@ def test_a_choice_at_the_edge_of_what_was_tried_is_said():
     assert inside.found == ()
 
 
+def test_a_study_that_is_not_finished_is_said_to_be_so_and_a_run_without_validation_is_left_out():
+    records = regularised()
+    (whole,) = parts(gather(records))
+    (part,) = parts(gather([record for record in records if record.config["model"]["net"]["dropout"] != 0.3]))
+    assert part.found == ("At the edge of what was tried, so a better value may lie beyond: standard (ViT), "
+                          "model.net.dropout=0.2; BDIA, gamma ±1/2, model.net.dropout=0.2.",
+                          "The study is not finished: some groups have fewer trials than others.")  # fmt: skip
+    assert whole.found == ()
+    blind = [replace(record, metrics=[row for row in record.metrics if row.split != "val"]) for record in records[:1]]
+    assert groups(gather([*blind, *records[1:10]])[0])[0].key is not None
+
+
 def test_a_study_without_trials_or_with_one_of_each_has_no_such_table():
     assert groups(gather([make_record(STANDARD)])[0]) == []
     assert parts(gather([run("optimizers_cifar10_few", STANDARD, 1.0, 50)])) == []

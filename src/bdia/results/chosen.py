@@ -1,6 +1,7 @@
 """What validation chose: of several strengths or rates the one with the least validation loss, and its test result.
 
-Every group of trials of a study has as many, so that none is favoured. The test results of the others play no part.
+A study gives every group as many trials, so that none is favoured; one that is not finished is said to be so. The test
+results of the others play no part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,7 @@ def _number(value: object) -> float:
 
 def _mean(variant: Variant) -> float:
     found = variant.spread_of(VAL_LOSS.of)
-    return found.mean if found else float("inf")
+    return found.mean if found else float("inf")  # a group has only variants with a validation loss
 
 
 def groups(experiment: Experiment) -> list[Group]:
@@ -81,7 +82,7 @@ def groups(experiment: Experiment) -> list[Group]:
         settings = dict(variant.settings)
         used = tuple(key for key in keys if settings.get(key) not in (None, UNSET, 0))
         others = tuple(pair for pair in variant.settings if pair[0] not in keys)
-        if variant.runs:
+        if variant.values(VAL_LOSS.of):
             members.setdefault((others, used), []).append(variant)
     return [_group(others, used, found) for (others, used), found in members.items()]
 
@@ -145,13 +146,15 @@ def parts(experiments: Sequence[Experiment]) -> list[Part]:
         if not any(group.key for group in found):
             continue
         edges = "; ".join(f"{group.name}, {group.key}={group.chosen}" for group in found if group.at_edge)
-        edge = (f"At the edge of what was tried, so a better value may lie beyond: {edges}.",) if edges else ()
+        told = [f"At the edge of what was tried, so a better value may lie beyond: {edges}."] if edges else []
+        if len({len(group.trials) for group in found if group.key}) > 1:
+            told.append("The study is not finished: some groups have fewer trials than others.")
         text = "The value with the least validation loss at the end of training, and what it does on the test images."
         source = f"The records of {experiment.name}."
         made.append(
             Part(
                 f"chosen-{experiment.name}", f"{experiment.name}, chosen", "What validation chose", text,
-                table(experiment), None, edge, "bdia report", source, (), (), order.place(experiment.name),
+                table(experiment), None, tuple(told), "bdia report", source, (), (), order.place(experiment.name),
             )
         )  # fmt: skip
     return made

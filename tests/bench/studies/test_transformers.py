@@ -1,5 +1,10 @@
 """The study of transformers' own checkpointing: its rows are those of the bench's other parts."""
 
+from dataclasses import replace
+
+import pytest
+
+from bdia import InvalidValueError
 from bdia.bench.studies import transformers
 from bdia.profiling.hf_model import WAYS
 
@@ -17,3 +22,11 @@ def test_checkpointing_and_bdia_hold_less_than_the_standard_step_of_the_same_mod
     assert standard["parameters"] == bdia["parameters"] and standard["optimizer"] == bdia["optimizer"]
     assert own["time_ratio"] == 1.0 and bdia["ms"] > 0
     assert "MiB of activations" in transformers.told(rows)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("depths", [0]), ("depths", []), ("tokens", 0), ("loss_chunk", 0), ("rounds", 0), ("batch", -1)]
+)
+def test_a_wrong_size_is_an_error_and_no_row(key, value):
+    with pytest.raises(InvalidValueError, match=rf"{key}=.*: wanted at least 1; set {key}"):
+        next(transformers.measure(replace(SMALL, **{key: value})))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bdia import BdiaError
+from bdia import InvalidValueError, UnsupportedError
 from bdia.bench.studies.whole_step import IN_BACKWARD, times
 from bdia.build import build_optimizer, compose
 from bdia.profiling.hf_model import WAYS, HfSteps, read_config
@@ -46,7 +46,17 @@ class Arguments:
 
 
 def measure(arguments: Arguments) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of each depth, a way each: bytes at the peak, ms of process time, and ratios to BASE."""
+    """Yield the rows of each depth, a way each: bytes at the peak, ms of process time, and ratios to BASE.
+
+    A way that this model can not take has `refused` in place of numbers: a sentence that says why.
+
+    Raises:
+        InvalidValueError: a size below 1, or sizes that make no model.
+    """
+    for key in ("depths", "batch", "tokens", "loss_chunk", "rounds"):
+        value = getattr(arguments, key)
+        if min(value, default=0) < 1 if isinstance(value, list) else value < 1:
+            raise InvalidValueError(f"{key}={value}: wanted at least 1; set {key}")
     sizes = {
         "hidden_size": arguments.width, "intermediate_size": arguments.mlp, "num_attention_heads": arguments.heads,
         "num_key_value_heads": arguments.kv_heads, "vocab_size": arguments.vocabulary,
@@ -67,7 +77,7 @@ def _rows(steps: HfSteps, depth: int, arguments: Arguments) -> list[dict[str, An
             step = steps.step(way, arguments.tokens, depth)
             rows[way.name] |= _memory(step)
             runs[way.name] = step.run
-        except BdiaError as error:
+        except UnsupportedError as error:
             rows[way.name]["refused"] = str(error)
     for name, ms in times(runs, arguments.rounds).items():
         rows[name]["rounds_ms"] = [round(time, 1) for time in ms]
