@@ -50,7 +50,7 @@ def test_depth_and_length_are_the_study_s_and_write_its_record(tmp_path, capsys)
 
 
 def test_what_names_a_study_of_its_own(tmp_path):
-    tiny = ["width=32", "mlp=64", "heads=2", "kv_heads=2", "vocabulary=40", "tokens=16", "depths=[2]", "rounds=0"]
+    tiny = ["width=32", "mlp=64", "heads=2", "kv_heads=2", "vocabulary=40", "tokens=16", "depths=[2]", "rounds=1"]
     main(["bench", "what=[transformers]", *tiny, f"out={tmp_path}"])
     (path,) = tmp_path.iterdir()
     assert json.loads(path.read_text(encoding="utf-8"))["study"] == "transformers"

@@ -48,7 +48,7 @@ def test_warmup_without_room_is_refused_by_config_key():
 def test_optimizer_and_scheduler_configs_build_and_step(name, kind, lr, scheduler):
     p = nn.Parameter(torch.ones(3))
     node = OmegaConf.load(CONFIGS / "optimizer" / f"{name}.yaml")
-    assert node.pop("in_backward") is False  # read by bdia.build
+    assert node.pop("in_backward") is False and node.pop("float32_master") is False  # read by bdia.build
     optimizer = instantiate(node)([p])
     schedule = instantiate(OmegaConf.load(CONFIGS / "scheduler" / f"{scheduler}.yaml"))(optimizer, 10)
     assert type(optimizer) is kind and optimizer.param_groups[0]["lr"] == lr

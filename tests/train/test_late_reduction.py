@@ -43,9 +43,10 @@ def test_gradients_are_held_back_until_the_last_batch_and_then_hold_all(net):
 @pytest.mark.parametrize("holds_back", [True, False])
 def test_a_run_that_is_told_to_end_does_so_where_no_gradient_is_held_back(holds_back):
     resume = Resume("0" * 40)
-    resume.stopping.is_asked = True
+    resume.stopping.noted = 1
     signals = SimpleNamespace(received_sigterm=False)
-    trainer = SimpleNamespace(world_size=2, _signal_connector=signals)
+    device = SimpleNamespace(root_device=torch.device("cpu"))
+    trainer = SimpleNamespace(world_size=2, _signal_connector=signals, strategy=device)
     task = SimpleNamespace(device=torch.device("cpu"), holds_back=holds_back)
     resume.on_train_batch_end(trainer, task, None, None, 0)
     assert signals.received_sigterm is not holds_back

@@ -10,7 +10,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
-from bdia.data.files import sync_folder, unfinished
+from bdia.data.files import sync_folder, unfinished, whole_file, write_whole
 from bdia.data.ranks import are_several, gathered, rank
 from bdia.models.shares import METADATA, REST, SUMS, WEIGHTS, crc_of
 from bdia.train.checkpoints import CheckpointError, make_way, remove
@@ -58,16 +58,10 @@ def _own_sums(making: Path) -> dict[str, int]:
 
 def _finish(rest: dict[str, Any], making: Path, path: Path, sums: dict[str, int]) -> None:
     """Add what is in no share, and the sums; then give the folder its name."""
-    with (making / REST).open("wb") as file:
+    with whole_file(making / REST) as file:
         torch.save(rest, file)
-        file.flush()
-        os.fsync(file.fileno())
     sums |= {name: crc_of(making / name) for name in (REST, METADATA)}
-    with (making / SUMS).open("w", encoding="utf-8") as file:
-        json.dump(sums, file)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(making)
+    write_whole(making / SUMS, json.dumps(sums))
     make_way(path)
     path.unlink(missing_ok=True)  # a file: a folder can't take its name
     os.replace(making, path)
