@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from omegaconf import DictConfig
 
-from bdia.bench.timing import ratios
+from bdia.bench.timing import median_ratio
 from bdia.build import build_callbacks, build_data, build_loggers, build_task, build_trainer, close_loggers, compose
 from bdia.profiling.workload import Workload
 
@@ -45,7 +45,7 @@ class Overhead:
     @property
     def percent(self) -> float:
         """Median extra time of a run's step, in percent of a bare step."""
-        return 100 * (statistics.median(ratios(self.run_ms, self.bare_ms)) - 1)
+        return 100 * (median_ratio(self.run_ms, self.bare_ms) - 1)
 
 
 class BareSteps(Callback):

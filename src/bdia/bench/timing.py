@@ -118,7 +118,7 @@ class Times:
         Raises:
             ValueError: the two were not timed in the same rounds.
         """
-        return statistics.median(ratios(self.ms, other.ms))
+        return median_ratio(self.ms, other.ms)
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
@@ -130,6 +130,15 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     if len(ours) != len(theirs):
         raise InvalidValueError(f"{len(ours)} and {len(theirs)} times: wanted two variants of the same rounds")
     return [a / b for a, b in zip(ours, theirs, strict=True)]
+
+
+def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Return the median of the ratios of each round: what slows a whole round down cancels.
+
+    Raises:
+        ValueError: as many times are wanted of both.
+    """
+    return statistics.median(ratios(ours, theirs))
 
 
 def falls(values: Sequence[float]) -> bool:

@@ -13,8 +13,8 @@ from bdia.results.page import order
 from bdia.results.page.part import Part
 from bdia.results.paired import Paired, holm
 from bdia.results.record import RunRecord
-from bdia.results.statistics import NONE, Experiment, Spread, Variant
-from bdia.results.tables import Table, without_empty
+from bdia.results.statistics import NONE, Experiment, Variant
+from bdia.results.tables import Table, short, without_empty
 from bdia.results.variants import UNSET, Settings, label
 from bdia.results.verdicts import p_text
 
@@ -114,15 +114,11 @@ def _row(group: Group, pair: Paired | None, p: float) -> list[str]:
     variant = group.trials[group.chosen]
     numbers = [variant.spread_of(measure) for measure in (VAL_LOSS.of, TEST_ACCURACY.of, _test_loss)]
     loss, accuracy, test_loss = (
-        _told(spread, digits) for spread, digits in zip(numbers, (3, TEST_ACCURACY.digits, 3), strict=True)
+        short(spread, digits) for spread, digits in zip(numbers, (3, TEST_ACCURACY.digits, 3), strict=True)
     )
     counted = f"{accuracy} (n={len(variant.runs)})"
     picked = str(group.chosen) if group.key else NONE
     return [group.name, group.tried, picked, loss, counted, test_loss, _told_pair(pair, p)]
-
-
-def _told(spread: Spread | None, digits: int) -> str:
-    return spread.short(digits) if spread else NONE
 
 
 def _told_pair(pair: Paired | None, p: float) -> str:

@@ -104,9 +104,9 @@ def _translation_columns(experiment: Experiment) -> list[Column]:
     split = experiment.result_split
     columns: list[Column] = [
         (f"{split} BLEU (mean ± std, n)", lambda variant: _text(experiment.outcome(variant))),
-        (f"{split} chrF", lambda variant: _short(variant.spread("chrf", split))),
-        (f"{split} exact match %", lambda variant: _short(variant.spread("exact_match", split))),
-        ("val loss at end, nat", lambda variant: _short(variant.spread("loss", "val"), 3)),
+        (f"{split} chrF", lambda variant: short(variant.spread("chrf", split))),
+        (f"{split} exact match %", lambda variant: short(variant.spread("exact_match", split))),
+        ("val loss at end, nat", lambda variant: short(variant.spread("loss", "val"), 3)),
     ]
     return columns[:1] + [column for column in columns[1:] if _has_numbers(experiment, column)]
 
@@ -115,8 +115,8 @@ def _language_columns(experiment: Experiment) -> list[Column]:
     columns: list[Column] = [
         ("val perplexity at best (mean ± std, n)", lambda variant: _text(experiment.outcome(variant))),
         ("step of best", _step_of_best),
-        ("val perplexity at end", lambda variant: _short(variant.spread("perplexity", "val"))),
-        ("test perplexity at end", lambda variant: _short(variant.spread("perplexity", "test"))),
+        ("val perplexity at end", lambda variant: short(variant.spread("perplexity", "val"))),
+        ("test perplexity at end", lambda variant: short(variant.spread("perplexity", "test"))),
         ("unigram perplexity", _unigram_cell),
     ]
     return columns[:1] + [column for column in columns[1:] if _has_numbers(experiment, column)]
@@ -130,7 +130,8 @@ def _text(spread: Spread | None) -> str:
     return spread.text() if spread else NONE
 
 
-def _short(spread: Spread | None, digits: int = 2) -> str:
+def short(spread: Spread | None, digits: int = 2) -> str:
+    """Return "mean ± std", `NONE` where there is no number."""
     return spread.short(digits) if spread else NONE
 
 

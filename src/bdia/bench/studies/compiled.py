@@ -18,6 +18,7 @@ import torch._inductor.compile_fx
 
 from bdia import InvalidValueError, UnsupportedError
 from bdia.bench.studies.whole_step import BDIA, IN_BACKWARD, build, times
+from bdia.bench.timing import median_ratio
 from bdia.profiling.allocator_peak import allocator_peak
 from bdia.profiling.sizes import MIB
 from bdia.profiling.storage_meter import optimizer_state
@@ -176,9 +177,8 @@ def _with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     base = next(row for row in rows if (row["stack"], row["graph"], row["budget"]) == BASE)
     for row in rows:
         if "rounds_ms" in row and "rounds_ms" in base:
-            pairs = zip(row["rounds_ms"], base["rounds_ms"], strict=True)
             row["ms"] = round(statistics.median(row["rounds_ms"]), 1)
-            row["time_ratio"] = round(statistics.median(own / other for own, other in pairs), 3)
+            row["time_ratio"] = round(median_ratio(row["rounds_ms"], base["rounds_ms"]), 3)
     return rows
 
 

@@ -4,12 +4,12 @@ The memory that BDIA saves can keep whole blocks, which then need no recomputati
 Weights are stepped in backward, so that gradients do not hide the activations. K blocks.
 """
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bdia.bench.studies.whole_step import IN_BACKWARD, WAYS, build, memory, times
+from bdia.bench.timing import median_ratio
 from bdia.profiling.sizes import MIB
 
 CURVES = {"checkpointing": "stack=checkpoint", "BDIA": "stack=bdia"}
@@ -63,8 +63,7 @@ def with_answers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     base = next(row for row in rows if (row["curve"], row["keep"]) == (BASE, 0))
     for row in rows:
-        pairs = zip(row["rounds_ms"], base["rounds_ms"], strict=True)
-        row["time_ratio"] = round(statistics.median(own / other for own, other in pairs), 3)
+        row["time_ratio"] = round(median_ratio(row["rounds_ms"], base["rounds_ms"]), 3)
     for row in rows:
         if row["curve"] in CURVES:
             other = [one for one in rows if one["curve"] in CURVES.keys() - {row["curve"]}]

@@ -4,7 +4,6 @@ N tokens, D width, V vocabulary. `held` is what waits between the head's forward
 model's blocks run backward.
 """
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdia import UnsupportedError
-from bdia.bench.timing import interleave
+from bdia.bench.timing import interleave, median_ratio
 from bdia.models.loss_head import LossHead
 from bdia.profiling.sizes import MIB
 from bdia.profiling.storage_meter import StorageMeter
@@ -56,8 +55,7 @@ def measure(arguments: Arguments) -> Iterator[list[dict[str, Any]]]:
     for name, row in rows.items():
         row["gradient_difference"] = max(_difference(*pair) for pair in zip(row.pop("gradients"), wanted, strict=True))
         row["rounds_ms"] = [round(ms, 1) for ms in times[name]]
-        pairs = zip(times[name], times["bdia"], strict=True)
-        row["time_ratio"] = round(statistics.median(own / ours for own, ours in pairs), 3)
+        row["time_ratio"] = round(median_ratio(times[name], times["bdia"]), 3)
     yield list(rows.values())
 
 

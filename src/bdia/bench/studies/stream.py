@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bdia.bench.cell import share_weights
 from bdia.bench.memory import step_memory
 from bdia.bench.studies.whole_step import build, times
+from bdia.bench.timing import median_ratio
 from bdia.reversible import BdiaStack, GridOverflowError, TwoPoint
 from bdia.reversible.arithmetic.streams import STREAMS
 
@@ -73,8 +74,7 @@ def _steps(arguments: Arguments) -> list[dict[str, Any]]:
     ms = times({name: work.step for name, work in works.items()}, arguments.rounds)
     for row in rows:
         own = ms[row["stream"]]
-        ratios = [one / other for one, other in zip(own, ms["float32"], strict=True)]
-        row |= {"rounds_ms": [round(time, 1) for time in own], "time_ratio": round(statistics.median(ratios), 3)}
+        row |= {"rounds_ms": [round(time, 1) for time in own], "time_ratio": round(median_ratio(own, ms["float32"]), 3)}
     return rows
 
 

@@ -12,6 +12,7 @@ import torch
 
 from bdia import InvalidValueError, UnsupportedError
 from bdia.bench.studies.whole_step import IN_BACKWARD, times
+from bdia.bench.timing import median_ratio
 from bdia.build import build_optimizer, compose
 from bdia.profiling.hf_model import WAYS, HfSteps, read_config
 from bdia.profiling.sizes import MIB
@@ -84,8 +85,7 @@ def _rows(steps: HfSteps, depth: int, arguments: Arguments) -> list[dict[str, An
         rows[name]["ms"] = round(statistics.median(ms), 1)
     for row in rows.values():
         if "ms" in row:
-            pairs = zip(row["rounds_ms"], rows[BASE]["rounds_ms"], strict=True)
-            row["time_ratio"] = round(statistics.median(own / other for own, other in pairs), 3)
+            row["time_ratio"] = round(median_ratio(row["rounds_ms"], rows[BASE]["rounds_ms"]), 3)
     return list(rows.values())
 
 

@@ -5,7 +5,6 @@ weight when its gradient is complete and drops the gradient, and only then does 
 B texts, T tokens, K blocks, D width.
 """
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from bdia import InvalidValueError
 from bdia.bench.cell import share_weights
 from bdia.bench.memory import step_memory
 from bdia.bench.studies.host import inputs_on_host
-from bdia.bench.timing import Name, interleave
+from bdia.bench.timing import Name, interleave, median_ratio
 from bdia.build import compose
 from bdia.profiling.sizes import MIB
 from bdia.profiling.workload import Workload, build_workload
@@ -143,8 +142,7 @@ def _with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if base is not None:
             row["peak_ratio"] = round(row["peak"] / base["peak"], 4)
         if base is not None and "rounds_ms" in row and "rounds_ms" in base:
-            pairs = zip(row["rounds_ms"], base["rounds_ms"], strict=True)
-            row["time_ratio"] = round(statistics.median(own / other for own, other in pairs), 3)
+            row["time_ratio"] = round(median_ratio(row["rounds_ms"], base["rounds_ms"]), 3)
     return rows
 
 
